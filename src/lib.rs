@@ -1,1 +1,5 @@
 //! Mayfly.
+
+pub mod devices;
+pub mod memory;
+pub mod vm;

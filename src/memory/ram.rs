@@ -1,0 +1,225 @@
+//! Guest RAM, and the one place through which the VMM writes to it.
+//!
+//! Everything in Mayfly that changes guest memory on the host's behalf (the
+//! loader, devices, the fallback emulator) does it through [`GuestRam`], whose
+//! regions may carry a dirty bitmap; writes made by the kernel into guest
+//! memory (`readv`, io_uring) are reported with [`GuestRam::mark_dirty`].
+
+use std::sync::atomic::Ordering;
+
+use thiserror::Error;
+use vm_memory::bitmap::{AtomicBitmap, Bitmap};
+use vm_memory::mmap::MmapRegionBuilder;
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
+};
+
+use super::layout::{RamRange, ram_ranges};
+
+/// The vm-memory type behind [`GuestRam`]; the bitmap exists only while pages are tracked.
+pub type RamBackend = GuestMemoryMmap<Option<AtomicBitmap>>;
+
+/// Why guest memory could not be made or reached.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// mmap refused the range.
+    #[error("cannot reserve {size} bytes of guest memory; choose a smaller --memory")]
+    Reserve {
+        /// Size asked for in bytes.
+        size: u64,
+        /// What mmap said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The regions do not make a memory map.
+    #[error("cannot lay out {size} bytes of guest memory; choose a smaller --memory")]
+    Layout {
+        /// Size asked for in bytes.
+        size: u64,
+    },
+    /// The range is not (wholly) RAM.
+    #[error("guest memory {addr:#x}..+{len:#x} is not RAM")]
+    NotRam {
+        /// Guest-physical start.
+        addr: u64,
+        /// Length in bytes.
+        len: usize,
+    },
+}
+
+/// Guest RAM. Cloning is cheap and gives another handle to the same memory.
+#[derive(Clone, Debug)]
+pub struct GuestRam {
+    backend: RamBackend,
+    size: u64,
+}
+
+impl GuestRam {
+    /// Reserves `size` bytes of private anonymous memory, laid out by
+    /// [`ram_ranges`]. Pages are taken from the host when first touched.
+    ///
+    /// # Errors
+    /// [`MemoryError::Reserve`] where mmap gives less than was asked for.
+    pub fn new(size: u64) -> Result<Self, MemoryError> {
+        let regions = ram_ranges(size)
+            .into_iter()
+            .map(|range| map_region(range, size))
+            .collect::<Result<Vec<_>, _>>()?;
+        let backend =
+            RamBackend::from_regions(regions).map_err(|_| MemoryError::Layout { size })?;
+        Ok(Self { backend, size })
+    }
+
+    /// Size in bytes, over all ranges.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The memory as vm-memory and virtio-queue want it.
+    pub fn backend(&self) -> &RamBackend {
+        &self.backend
+    }
+
+    /// The ranges with the host address each is mapped at, as KVM's memory slots need them.
+    pub fn regions(&self) -> impl Iterator<Item = (RamRange, u64)> + '_ {
+        self.backend.iter().map(|region| {
+            let range = RamRange {
+                start: region.start_addr().0,
+                len: region.len(),
+            };
+            (range, region.as_ptr() as u64)
+        })
+    }
+
+    /// Whether all of `addr..addr + len` is RAM.
+    pub fn contains(&self, addr: u64, len: usize) -> bool {
+        self.backend.check_range(GuestAddress(addr), len)
+    }
+
+    /// Reads `data.len()` bytes at guest-physical `addr`.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if a byte of the range is not RAM.
+    pub fn read(&self, addr: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        let len = data.len();
+        self.backend
+            .read_slice(data, GuestAddress(addr))
+            .map_err(|_| MemoryError::NotRam { addr, len })
+    }
+
+    /// Writes `data` at guest-physical `addr` and marks its pages dirty.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if a byte of the range is not RAM.
+    pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), MemoryError> {
+        let len = data.len();
+        self.backend
+            .write_slice(data, GuestAddress(addr))
+            .map_err(|_| MemoryError::NotRam { addr, len })
+    }
+
+    /// Reads a little-endian 64-bit word at an 8-byte-aligned address in one access.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if the word is not RAM or not aligned.
+    pub fn read_u64(&self, addr: u64) -> Result<u64, MemoryError> {
+        self.backend
+            .load(GuestAddress(addr), Ordering::Acquire)
+            .map_err(|_| MemoryError::NotRam { addr, len: 8 })
+    }
+
+    /// Writes a little-endian 64-bit word at an 8-byte-aligned address in one access.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if the word is not RAM or not aligned.
+    pub fn write_u64(&self, addr: u64, value: u64) -> Result<(), MemoryError> {
+        self.backend
+            .store(value, GuestAddress(addr), Ordering::Release)
+            .map_err(|_| MemoryError::NotRam { addr, len: 8 })
+    }
+
+    /// The host pointer to guest-physical `addr`, valid for `len` bytes.
+    ///
+    /// For the few accesses that vm-memory has no call for (locked 16-byte
+    /// exchange, system calls that fill guest memory): whoever writes through
+    /// it calls [`GuestRam::mark_dirty`] afterwards.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if the range is not RAM or spans two regions.
+    pub fn host_ptr(&self, addr: u64, len: usize) -> Result<*mut u8, MemoryError> {
+        self.backend
+            .get_slice(GuestAddress(addr), len)
+            .map(|slice| slice.ptr_guard_mut().as_ptr())
+            .map_err(|_| MemoryError::NotRam { addr, len })
+    }
+
+    /// Marks the pages of a range that something else has written as dirty.
+    pub fn mark_dirty(&self, addr: u64, len: usize) {
+        if let Ok(slice) = self.backend.get_slice(GuestAddress(addr), len) {
+            slice.bitmap().mark_dirty(0, len);
+        }
+    }
+}
+
+fn map_region(
+    range: RamRange,
+    size: u64,
+) -> Result<GuestRegionMmap<Option<AtomicBitmap>>, MemoryError> {
+    let len = usize::try_from(range.len).map_err(|_| MemoryError::Layout { size })?;
+    let region = MmapRegionBuilder::new_with_bitmap(len, None)
+        .with_mmap_prot(libc_prot())
+        .with_mmap_flags(libc_flags())
+        .build()
+        .map_err(|error| MemoryError::Reserve {
+            size,
+            source: std::io::Error::other(error),
+        })?;
+    GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or(MemoryError::Layout { size })
+}
+
+/// Readable and writable, never executable in the VMM's own address space.
+fn libc_prot() -> i32 {
+    (rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE).bits() as i32
+}
+
+/// Private, anonymous, and without a claim on swap: more than the host's RAM is allowed.
+fn libc_flags() -> i32 {
+    const MAP_ANONYMOUS: u32 = 0x20;
+    (rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE).bits() as i32
+        | MAP_ANONYMOUS as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_back() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        ram.write(0x1234, b"mayfly").unwrap();
+        let mut back = [0; 6];
+        ram.read(0x1234, &mut back).unwrap();
+        assert_eq!(&back, b"mayfly");
+    }
+
+    #[test]
+    fn the_edge_of_ram_is_an_error_not_a_panic() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        assert!(ram.write((1 << 20) - 2, &[1, 2, 3]).is_err());
+        assert!(ram.read(u64::MAX - 1, &mut [0; 8]).is_err());
+        assert!(ram.read_u64(1 << 20).is_err());
+        assert!(ram.host_ptr((1 << 20) - 8, 16).is_err());
+    }
+
+    #[test]
+    fn more_than_the_hosts_memory_can_be_reserved() {
+        let ram = GuestRam::new(64 << 30).unwrap();
+        ram.write_u64(63 << 30, 7).unwrap();
+        assert_eq!(ram.read_u64(63 << 30).unwrap(), 7);
+    }
+
+    #[test]
+    fn nonsense_sizes_are_errors() {
+        assert!(GuestRam::new(1 << 60).is_err());
+    }
+}
