@@ -2,4 +2,5 @@
 
 pub mod devices;
 pub mod memory;
+pub mod vcpu;
 pub mod vm;
