@@ -84,11 +84,33 @@ pub(super) fn compare_exchange_u128(
     let pointer = ram.host_ptr(gpa, 16).ok()?;
     // SAFETY: `host_ptr` vouches for 16 mapped bytes, `gpa % 16 == 0` aligns
     // them, and the processor has the instruction.
-    let found = unsafe {
-        std::arch::x86_64::cmpxchg16b(pointer.cast(), old, new, Ordering::SeqCst, Ordering::SeqCst)
-    };
+    let found = unsafe { lock_cmpxchg16b(pointer, old, new) };
     ram.mark_dirty(gpa, 16);
     Some(found)
+}
+
+/// The instruction itself: `core`'s wrapper needs a runtime library in unoptimised builds.
+///
+/// # Safety
+/// `pointer` is valid for 16 bytes and 16-byte aligned; the processor has CMPXCHG16B.
+unsafe fn lock_cmpxchg16b(pointer: *mut u8, old: u128, new: u128) -> u128 {
+    let (mut low, mut high) = (old as u64, (old >> 64) as u64);
+    // SAFETY: by the caller's promise. RBX is the compiler's own, so it is
+    // exchanged for the operand's low half and put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg rbx, {new_low}",
+            "lock cmpxchg16b [{pointer}]",
+            "mov rbx, {new_low}",
+            new_low = inout(reg) new as u64 => _,
+            pointer = in(reg) pointer,
+            inout("rax") low,
+            inout("rdx") high,
+            in("rcx") (new >> 64) as u64,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
 }
 
 /// A random word from the processor's generator; `None` if it has none or none is ready.
