@@ -17,6 +17,8 @@
 //! A new instruction is a line in [`dispatch`] and a function in its family.
 
 mod bits;
+#[cfg(test)]
+mod bits_tests;
 mod cmpxchg16b;
 mod cpu;
 mod error;

@@ -33,7 +33,7 @@ const TSS: u64 = 0x6000;
 const HANDLERS: u64 = 0x7000;
 const RAM_SIZE: u64 = 4 << 20;
 /// A guest that does not end is stopped after so many exits.
-const MAX_EXITS: usize = 10_000;
+const MAX_EXITS: usize = 100_000;
 const DONE_PORT: u16 = 0xf4;
 const FAULT_PORT: u16 = 0xf5;
 
@@ -281,32 +281,4 @@ fn set_up_registers(vcpu: &VcpuFd) {
     vcpu.set_xcrs(&xcrs).unwrap();
 }
 
-/// Assembles a guest: `guest! { NAME: "instruction", … }` gives `fn NAME() -> &'static [u8]`.
-macro_rules! guest {
-    ($name:ident: $($line:literal),+ $(,)?) => {
-        std::arch::global_asm!(
-            ".pushsection .rodata",
-            concat!("mayfly_guest_", stringify!($name), ":"),
-            $($line,)+
-            concat!("mayfly_guest_", stringify!($name), "_end:"),
-            ".popsection",
-        );
-
-        fn $name() -> &'static [u8] {
-            let (start, end): (*const u8, *const u8);
-            // SAFETY: takes two addresses, touches nothing.
-            unsafe {
-                std::arch::asm!(
-                    concat!("lea {}, [rip + mayfly_guest_", stringify!($name), "]"),
-                    concat!("lea {}, [rip + mayfly_guest_", stringify!($name), "_end]"),
-                    out(reg) start,
-                    out(reg) end,
-                    options(nomem, nostack, preserves_flags),
-                );
-            }
-            // SAFETY: both lie in the read-only section above, `end` after `start`.
-            unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
-        }
-    };
-}
-pub(super) use guest;
+pub(super) use super::super::testing::assemble as guest;
