@@ -43,7 +43,10 @@ mod system;
 mod testing;
 mod xsave;
 mod xsave_layout;
+#[cfg(test)]
+mod xsave_tests;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -88,7 +91,8 @@ impl EmulatorCounts {
 pub struct Emulator {
     ram: GuestRam,
     mmio: Arc<Bus>,
-    host: Host,
+    /// Found out at the first emulation: most VMs never need it.
+    host: OnceCell<Host>,
     hook: Option<VcpuHook>,
     counts: Vec<u64>,
 }
@@ -102,7 +106,7 @@ impl Emulator {
         Self {
             ram,
             mmio,
-            host: Host::detect(),
+            host: OnceCell::new(),
             hook: hooks.map(VcpuHook::new),
             counts: vec![0; Mnemonic::values().len()],
         }
@@ -136,7 +140,7 @@ impl Emulator {
             ram: &self.ram,
             mmio: &self.mmio,
             state: vcpu,
-            host: &self.host,
+            host: self.host.get_or_init(Host::detect),
         };
         let mut seen = given.unwrap_or_default();
         let result = step(
@@ -205,7 +209,8 @@ impl Emulator {
             return Ok(());
         };
         let sregs = registers::system(vcpu)?;
-        hook.check(&self.ram, &sregs, self.host.physical_bits, vcpu)
+        let host = self.host.get_or_init(Host::detect);
+        hook.check(&self.ram, &sregs, host.physical_bits, vcpu)
     }
 
     /// The vCPU's state was replaced (restored): nothing that was learnt of it holds.

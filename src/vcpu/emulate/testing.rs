@@ -1,6 +1,7 @@
 //! What the emulator's unit tests share: a processor without KVM, and an assembler.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
@@ -56,6 +57,9 @@ impl VcpuState for FakeState {
     }
 }
 
+/// Asked once: CPUID is slow in a VM.
+static HOST: LazyLock<Host> = LazyLock::new(Host::detect);
+
 /// A processor in long mode at CPL 0, with 4 MiB of RAM and page tables at 0x2000.
 pub struct Machine {
     pub regs: kvm_regs,
@@ -94,7 +98,7 @@ impl Machine {
             },
             ram,
             bus: Bus::new(),
-            host: Host::detect(),
+            host: HOST.clone(),
             state: FakeState {
                 image: XsaveImage::initial(),
                 xcr0: 7,
