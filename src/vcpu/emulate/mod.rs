@@ -27,7 +27,11 @@ mod failure;
 mod flags;
 mod fpu;
 mod hooks;
+#[cfg(test)]
+mod hooks_tests;
 mod host;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod kvm_tests;
 mod memory;
@@ -41,6 +45,7 @@ mod syscall;
 mod system;
 #[cfg(test)]
 mod testing;
+mod vector_move;
 mod xsave;
 mod xsave_layout;
 #[cfg(test)]
@@ -324,6 +329,10 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         | Int => system::execute(cpu, insn),
         Nop | Endbr64 | Endbr32 | Pause | Mov | Lea | Push | Pop | Jmp | Add | Sub | Cmp | And
         | Test | Or | Xor => simple::execute(cpu, insn),
+        Movups | Movupd | Movdqu | Lddqu | Movaps | Movapd | Movdqa | Movntps | Movntpd
+        | Movntdq | Movntdqa | Vmovups | Vmovupd | Vmovdqu | Vlddqu | Vmovaps | Vmovapd
+        | Vmovdqa | Vmovntps | Vmovntpd | Vmovntdq | Vmovntdqa | Vmovdqu8 | Vmovdqu16
+        | Vmovdqu32 | Vmovdqu64 | Vmovdqa32 | Vmovdqa64 => vector_move::execute(cpu, insn),
         _ => Err(Stop::NotCovered),
     }
 }

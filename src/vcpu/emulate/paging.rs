@@ -244,7 +244,8 @@ impl<'a> Walker<'a> {
                 };
         }
         if access.kind == Kind::Fetch {
-            return !nx && !(user_page && self.sregs.cr4 & bits::CR4_SMEP != 0);
+            let smep = self.sregs.cr4 & bits::CR4_SMEP != 0;
+            return !(nx || user_page && smep);
         }
         let opened =
             access.privilege == Privilege::Supervisor && self.rflags & bits::RFLAGS_AC != 0;

@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER, Msrs, kvm_enable_cap, kvm_msr_entry,
-    kvm_segment, kvm_userspace_memory_region,
+    KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap, kvm_segment,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{
     Cap, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuExit,
@@ -135,16 +135,6 @@ impl Guest {
     /// Points an IDT gate at `handler`.
     pub fn set_gate(&self, vector: u64, handler: u64) {
         write_gate(&self.ram, vector, handler);
-    }
-
-    pub fn set_msr(&self, index: u32, data: u64) {
-        let entry = kvm_msr_entry {
-            index,
-            data,
-            ..Default::default()
-        };
-        let msrs = Msrs::from_entries(&[entry]).unwrap();
-        assert_eq!(self.vcpu.set_msrs(&msrs).unwrap(), 1);
     }
 }
 
