@@ -1,5 +1,7 @@
 //! Mayfly.
 
+pub mod config;
+pub mod console;
 pub mod devices;
 pub mod memory;
 pub mod vm;
