@@ -15,9 +15,11 @@
 # The directory's name ends in a hash of this recipe; a second call finds it and
 # does nothing. The machine's own package sources are read, never changed.
 set -euo pipefail
+export LC_ALL=C
+umask 022
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${MAYFLY_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mayfly}
+cache=${MAYFLY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/mayfly}
 
 # Modules the init loads on every boot, then those it loads when asked to
 # (kernel parameter MODULES=a,b).
@@ -27,7 +29,7 @@ on_request=(virtio_net virtio-rng virtio_mmio virtio_console virtiofs overlay
 
 progress() { echo "mayfly-build: $1 $2" >&2; }
 fail() {
-    echo "mayfly-build: error: $*" >&2
+    echo "mayfly-build: $*" >&2
     exit 1
 }
 
@@ -197,7 +199,7 @@ for applet in sh mount mkdir modprobe switch_root cat tr; do
     ln -s busybox "$initrd/bin/$applet"
 done
 install -m 755 "$here/init" "$initrd/init"
-(cd "$initrd" && find . | LC_ALL=C sort |
+(cd "$initrd" && find . | sort |
     "$busybox" cpio -o -H newc >"$work/out/initrd.cpio" 2>>"$work/log")
 
 mv -T "$work/out" "$out"
