@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use machine::EmulatedHost;
 use root::RootTree;
-use tempfile::TempDir;
 
 const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 
@@ -80,9 +79,9 @@ fn environment() -> Vec<(String, String)> {
     environment
 }
 
-/// Compiles a small C program of this folder to `directory` and returns its path.
-fn compile(source: &str, directory: &Path) -> PathBuf {
-    let program = directory.join(source.trim_end_matches(".c"));
+/// Compiles a small C program of this folder and returns its path.
+fn compile(source: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.trim_end_matches(".c"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/integration/emulated_host")
         .join(source);
@@ -117,8 +116,7 @@ fn whole_suite_passes_on_hardware_kvm() {
 fn tiny_linux_boots_within_250_million_instructions() {
     const LIMIT: u64 = 250_000_000;
     const BOOTS: usize = 3;
-    let scratch = TempDir::with_prefix("mayfly-count-").expect("create a temporary directory");
-    let count = compile("count.c", scratch.path());
+    let count = compile("count.c");
     let mut root = mayfly_root();
     root.add_program(&count);
     let mut host = EmulatedHost::new(host_files());
