@@ -52,6 +52,7 @@ done
 apt_dir=
 apt_private() {
     [[ -z $apt_dir ]] || return 0
+    progress 5 "reading Debian's package lists"
     local release uri suite main='' signed=''
     # shellcheck source=/dev/null
     release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
@@ -145,9 +146,8 @@ if ((${#missing[@]})); then
     ((EUID == 0)) ||
         fail "missing ${missing[*]}; run as root: apt-get install --no-install-recommends -t $release-backports ${missing[*]} (with $release-backports among the package sources)"
     workplace
-    progress 0 "reading Debian's package lists"
     apt_private
-    progress 10 "installing ${missing[*]}"
+    progress 15 "installing ${missing[*]}"
     quietly apt-get -q install --no-install-recommends -t "$release-backports" "${missing[@]}"
 fi
 if [[ -d $out ]]; then
@@ -158,7 +158,6 @@ fi
 # --- The kernel, the modules and the initrd -----------------------------------
 
 workplace
-progress 30 "reading Debian's package lists"
 apt_private
 progress 40 "fetching Debian's cloud kernel"
 kernel=$(apt-cache depends linux-image-cloud-amd64 |

@@ -84,10 +84,6 @@ impl EmulatedHost {
             .spawn()
             .map_err(|error| format!("cannot start QEMU (package qemu-system-x86): {error}"))?;
         let (output, in_time) = self.collect_output(&mut qemu, start);
-        // After its output has ended it ends too; past its time it must be made to.
-        if !in_time {
-            let _ = qemu.kill();
-        }
         let _ = qemu.wait();
         let console = fs::read(&console_file).unwrap_or_default();
         let console = String::from_utf8_lossy(&console);
@@ -119,8 +115,8 @@ impl EmulatedHost {
         }
     }
 
-    /// Passes on what QEMU prints until it ends or its time is over; the flag
-    /// says that it ended.
+    /// Passes on what QEMU prints until it ends, or kills it when its time is
+    /// over; the flag says that it ended.
     fn collect_output(&self, qemu: &mut Child, start: Instant) -> (String, bool) {
         let mut stdout = qemu.stdout.take().expect("QEMU's output is a pipe");
         let (sender, receiver) = channel::<Vec<u8>>();

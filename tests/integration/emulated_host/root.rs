@@ -25,7 +25,8 @@ impl RootTree {
     /// static busybox of `host` (what guest-images/host/build.sh prints) under
     /// all its names.
     pub fn new(host: &Path) -> Self {
-        let dir = TempDir::with_prefix("mayfly-host-").expect("create a temporary directory");
+        let dir = TempDir::with_prefix_in("host-", env!("CARGO_TARGET_TMPDIR"))
+            .expect("create a temporary directory");
         let tree = Self {
             dir,
             added: HashSet::new(),
