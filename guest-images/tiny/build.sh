@@ -69,11 +69,16 @@ if ! flock --nonblock 9; then
 fi
 [ ! -d "$result" ] || finish
 
+# Job control gives every command started with & a process group of its own, by
+# which it can be ended together with what it started.
+set -m
+
 clean_up() {
-    local jobs
-    jobs=$(jobs -p)
-    # shellcheck disable=SC2086 # one word a process
-    [ -z "$jobs" ] || { kill $jobs; wait; } 2>/dev/null || true
+    local job
+    for job in $(jobs -p); do
+        kill -- "-$job" 2>/dev/null || true
+        wait "$job" 2>/dev/null || true
+    done
     rm -rf "$work"
 }
 # What a build that was killed outright could not remove.
@@ -86,7 +91,7 @@ trap 'exit 1' HUP INT TERM
 # Runs a command in the background, output to the log: a signal to this script
 # then ends the wait at once instead of after the command.
 run() {
-    "$@" >>"$log" 2>&1 9>&- &
+    "$@" </dev/null >>"$log" 2>&1 9>&- &
     wait $!
 }
 
@@ -237,7 +242,8 @@ build_kernel() {
     # Compilations in this build, roughly: only the progress depends on it.
     local expected=1500 done_now percent last=-1
     [ "$variant" = full ] || expected=1150
-    kernel_make -j"$(nproc)" bzImage >"$work/make.log" 2>&1 9>&- &
+    touch "$work/make.log"
+    kernel_make -j"$(nproc)" bzImage </dev/null >"$work/make.log" 2>&1 9>&- &
     local make=$!
     while kill -0 $make 2>/dev/null; do
         done_now=$(grep -c '^  [A-Z]' "$work/make.log" || true)
@@ -269,7 +275,7 @@ build_init() {
 # /dev/console itself.
 pack_initramfs() {
     local busybox
-    busybox=$(find "$work/shell" -type f -name busybox)
+    busybox=$(find "$work/shell" -type f -path "*/bin/busybox")
     cat >"$work/init.list" <<END
 dir /proc 0755 0 0
 dir /sys 0755 0 0
@@ -285,7 +291,7 @@ slink /bin/sh busybox 0777 0 0
 END
     local name
     for name in init shell; do
-        "$work/build/usr/gen_init_cpio" -t 0 "$work/$name.list" >"$work/result/$name.cpio" ||
+        "$work/build/usr/gen_init_cpio" -t 0 "$work/$name.list" >"$work/result/$name.cpio" 2>>"$log" ||
             fail "cannot write $name.cpio"
     done
 }
