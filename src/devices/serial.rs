@@ -47,6 +47,7 @@ const IIR_THR_EMPTY: u8 = 0b0010;
 const IIR_RECEIVED_DATA: u8 = 0b0100;
 const IIR_FIFOS: u8 = 0b1100_0000;
 const LCR_DIVISOR_LATCH: u8 = 1 << 7;
+const MCR_REQUEST_TO_SEND: u8 = 1 << 1;
 const MCR_LOOPBACK: u8 = 1 << 4;
 const LSR_DATA_READY: u8 = 1 << 0;
 
@@ -126,7 +127,7 @@ impl Serial {
     /// `output` gets each byte as the guest writes it, on the vCPU thread, and
     /// is never flushed: it must buffer and must not block. A byte it refuses
     /// is lost, as on a wire. `input_wanted` is called on the vCPU thread once
-    /// the guest has emptied the FIFO (or left loopback) after an
+    /// the guest has emptied the FIFO (or raised RTS, or left loopback) after an
     /// [`Serial::enqueue`] that took less than it was given; it must neither
     /// block nor call back into the port.
     pub fn from_state(
@@ -160,10 +161,16 @@ impl Serial {
     }
 
     /// Receives bytes for the guest, as many as the FIFO has room for, and
-    /// returns how many it took: none while the guest has the port in loopback.
+    /// returns how many it took: none while the guest does not request to send
+    /// (RTS) or has the port in loopback. A driver resets the FIFO when it opens
+    /// the port and raises RTS afterwards, so that what was typed before waits.
     /// If it took less than all, `input_wanted` tells when to try again.
     pub fn enqueue(&mut self, input: &[u8]) -> usize {
-        let taken = self.uart.enqueue_raw_bytes(input).unwrap_or(0);
+        let taken = if self.takes_input() {
+            self.uart.enqueue_raw_bytes(input).unwrap_or(0)
+        } else {
+            0
+        };
         self.input_waits = taken < input.len();
         self.announce();
         taken
@@ -179,13 +186,13 @@ impl Serial {
 
     fn write_register(&mut self, register: u8, value: u8) {
         let divisor_latch = self.uart.read(LCR) & LCR_DIVISOR_LATCH != 0;
-        let was_looping = self.is_looping();
+        let was_open = self.takes_input();
         // Neither the trigger nor the writer that it was given can fail.
         let _ = self.uart.write(register, value);
         match register {
             THR if !divisor_latch => self.transmit(),
             IER if !divisor_latch => self.enable_interrupts(value & IER_BITS),
-            MCR if was_looping && !self.is_looping() => self.ask_for_input(),
+            MCR if !was_open && self.takes_input() => self.ask_for_input(),
             _ => {}
         }
     }
@@ -262,8 +269,9 @@ impl Serial {
         self.uart.read(LSR) & LSR_DATA_READY != 0
     }
 
-    fn is_looping(&mut self) -> bool {
-        self.uart.read(MCR) & MCR_LOOPBACK != 0
+    /// RTS is up and leads to the wire.
+    fn takes_input(&mut self) -> bool {
+        self.uart.read(MCR) & (MCR_LOOPBACK | MCR_REQUEST_TO_SEND) == MCR_REQUEST_TO_SEND
     }
 }
 

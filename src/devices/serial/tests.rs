@@ -29,7 +29,10 @@ struct Port {
 
 impl Port {
     fn new() -> Self {
-        Self::from_state(SerialState::default())
+        Self::from_state(SerialState {
+            modem_control: 0x0b,
+            ..SerialState::default()
+        })
     }
 
     fn from_state(state: SerialState) -> Self {
@@ -268,4 +271,14 @@ proptest! {
             prop_assert_eq!(Port::from_state(state.clone()).serial.state(), state);
         }
     }
+}
+
+#[test]
+fn input_waits_until_the_guest_requests_to_send() {
+    let mut port = Port::from_state(SerialState::default());
+    assert_eq!(port.serial.enqueue(b"early"), 0);
+    assert_eq!(port.asked(), 0);
+    port.out(MCR, 0x0b);
+    assert_eq!(port.asked(), 1);
+    assert_eq!(port.serial.enqueue(b"early"), 5);
 }
