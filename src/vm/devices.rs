@@ -8,13 +8,7 @@ use super::error::BuildError;
 use super::lifecycle::Lifecycle;
 use crate::console::OutputWriter;
 use crate::devices::EventSink;
-use crate::devices::acpi_power::{AcpiPower, AcpiPowerState, ResetRegister};
-use crate::devices::boot_timer::{BootTimer, BootTimerState};
 use crate::devices::bus::{Bus, BusError};
-use crate::devices::cmos_rtc::{CmosRtc, CmosRtcState};
-use crate::devices::debug_exit::{DebugExit, DebugExitState};
-use crate::devices::i8042::{I8042, I8042State};
-use crate::devices::pvpanic::{Pvpanic, PvpanicState};
 use crate::devices::serial::{Serial, SerialState};
 use crate::interrupts::Interrupts;
 use crate::memory::layout;
@@ -58,3 +52,4 @@ fn serial_port(interrupts: &Interrupts, output: OutputWriter, fifo_room: &Arc<Ev
         Box::new(move || drop(fifo_room.write(1))),
     )
 }
+fn port_bus(_i:&Interrupts,_l:&Arc<Lifecycle>,serial:&Arc<Mutex<Serial>>)->Result<Bus,BusError>{ let mut b=Bus::new(); b.insert(0x3f8,8,serial.clone())?; Ok(b) }
