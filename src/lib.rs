@@ -4,4 +4,5 @@ pub mod config;
 pub mod console;
 pub mod devices;
 pub mod memory;
+pub mod terminal;
 pub mod vm;
