@@ -12,4 +12,4 @@ mod raw;
 
 pub use escape::{EscapeFilter, HELP, Key};
 pub use last_resort::restore;
-pub use raw::RawMode;
+pub use raw::{RawMode, in_foreground};

@@ -1,7 +1,7 @@
 //! Raw mode, and job control round it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::process::{Signal, getpgrp, getpid, kill_process};
@@ -23,7 +23,7 @@ impl Saved {
     /// Puts the terminal back, unless it is someone else's by now. Only system
     /// calls, so that signal handlers may call it.
     pub(super) fn put_back(&self) {
-        if in_foreground(self.fd.as_fd()) {
+        if in_foreground(&self.fd) {
             // There is nobody left to tell that it failed.
             let _ = tcsetattr(&self.fd, OptionalActions::Now, &self.cooked);
         }
@@ -67,7 +67,7 @@ impl RawMode {
     /// Whether the process may use the terminal now; if not, reading from it
     /// would stop the process (SIGTTIN).
     pub fn in_foreground(&self) -> bool {
-        in_foreground(self.fd.as_fd())
+        in_foreground(&self.fd)
     }
 
     /// Enters raw mode (again): after SIGCONT, or when the process may have come
@@ -138,7 +138,7 @@ fn raw(cooked: &Termios) -> Termios {
 
 /// Whether changing the terminal is this process's right. A terminal that is not
 /// its controlling one asks nobody (ENOTTY).
-pub(super) fn in_foreground(terminal: BorrowedFd<'_>) -> bool {
+pub fn in_foreground(terminal: impl AsFd) -> bool {
     match tcgetpgrp(terminal) {
         Ok(group) => group == getpgrp(),
         Err(error) => error == Errno::NOTTY,
