@@ -1,7 +1,8 @@
 /* What the 64-bit Linux boot protocol promises at the kernel's entry
  * (Documentation/arch/x86/boot.rst and zero-page.rst). */
 .include "guest.inc"
-.include "bootinfo.inc"
+.include "acpi.inc"
+.include "memory_map.inc"
 
 main:
     pushfq
@@ -99,7 +100,7 @@ main:
 9:  ret
 
 each_range:
-    ret
+    jmp print_range
 
 .data
 found_gdt:

@@ -6,6 +6,7 @@ main:
     OWN_TABLES
     PRINT "spinning in user mode\n"
     lea loop, %rdi
+    mov $2, %esi
     jmp enter_user
 
 .section .user, "awx"
