@@ -1,5 +1,12 @@
 //! Mayfly.
 
+pub mod boot;
+pub mod config;
+pub mod console;
 pub mod devices;
+pub mod host;
+pub mod interrupts;
 pub mod memory;
+pub mod terminal;
+pub mod vcpu;
 pub mod vm;

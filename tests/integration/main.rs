@@ -5,3 +5,4 @@
 
 mod bare;
 mod common;
+mod emulated_host;
