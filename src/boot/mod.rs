@@ -1,0 +1,3 @@
+//! From files to a machine ready to start.
+
+pub mod acpi;
