@@ -7,7 +7,7 @@
 //! | port | read          | written  |
 //! |------|---------------|----------|
 //! | 0x60 | output buffer | data     |
-//! | 0x61 | port 61      | port 61  |
+//! | 0x61 | `Port61`      | `Port61` |
 //! | 0x64 | status        | command  |
 
 use std::sync::Arc;
