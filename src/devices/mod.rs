@@ -17,6 +17,11 @@
 //! the reset state.
 
 pub mod bus;
+pub mod ioapic;
+pub mod serial;
+
+#[cfg(test)]
+mod testing;
 
 /// Something a guest asked of the VM through a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -83,7 +83,7 @@ pub struct BuiltVm {
     /// Told when the serial port can take more input.
     pub fifo_room: Arc<EventFd>,
     /// Where the serial port's output goes.
-    pub output: Arc<console::Output>,
+    pub output: console::Output,
     /// Where the serial port's input comes from.
     pub input: Option<console::Input>,
     /// The breakpoints planted in the guest, where the host needs them.
@@ -127,12 +127,12 @@ pub fn build(
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(BuildError::EventDescriptor)?,
     );
-    let (output, input) = console.start(started).map_err(BuildError::Console)?;
-    let buses = devices::build(&interrupts, &lifecycle, &output, &fifo_room)?;
+    let (writer, output, input) = console.start()?;
+    let buses = devices::build(&interrupts, &lifecycle, writer, &fifo_room)?;
 
     let rsdp = acpi::build(&acpi::AcpiConfig { cpus: config.cpus }, &ram)?;
     let options = BootOptions {
-        protocol: config.boot_protocol.into(),
+        protocol: boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),
         ..Default::default()
     };
@@ -207,6 +207,15 @@ fn register_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
         unsafe { vm.set_user_memory_region(region) }.map_err(BuildError::MemorySlot)?;
     }
     Ok(())
+}
+
+/// The user's choice in `boot`'s terms, which knows no command line.
+fn boot_protocol(choice: config::BootProtocol) -> boot::BootProtocol {
+    match choice {
+        config::BootProtocol::Auto => boot::BootProtocol::Auto,
+        config::BootProtocol::Linux64 => boot::BootProtocol::Linux64,
+        config::BootProtocol::Pvh => boot::BootProtocol::Pvh,
+    }
 }
 
 /// Kernels told to do without the IOAPIC, or without the tables that describe
