@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! From a kernel file to guest memory and the point where the vCPU enters it.
 //!
 //! In two stages, so that whatever the user can mend fails before a VM exists:
@@ -134,3 +135,8 @@ pub fn load(
 fn memory_error(what: &'static str, source: MemoryError) -> BootError {
     BootError::Memory { what, source }
 }
+=======
+//! From files to a machine ready to start.
+
+pub mod acpi;
+>>>>>>> devices
