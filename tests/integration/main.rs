@@ -6,3 +6,4 @@
 mod bare;
 mod common;
 mod emulated_host;
+mod pause;
