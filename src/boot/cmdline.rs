@@ -39,7 +39,8 @@ pub enum UserCmdline<'a> {
 
 /// Builds the line: [`DEFAULT_CMDLINE`], then the host's `advice`, then the
 /// user's text. A default or an advice whose key the user sets is left out,
-/// so that the line shows what holds.
+/// so that the line shows what holds; except `console=`, of which each adds a
+/// console.
 pub fn build_cmdline(user: UserCmdline<'_>, advice: &[&str]) -> String {
     match user {
         UserCmdline::Replace(text) => text.to_owned(),
@@ -49,7 +50,10 @@ pub fn build_cmdline(user: UserCmdline<'_>, advice: &[&str]) -> String {
                 .iter()
                 .chain(advice)
                 .copied()
-                .filter(|word| !keys.iter().any(|set| same_key(set, key(word))));
+                .filter(|word| {
+                    let ours = key(word);
+                    ours == "console" || !keys.iter().any(|set| same_key(set, ours))
+                });
             let text = text.trim();
             ours.chain((!text.is_empty()).then_some(text))
                 .collect::<Vec<_>>()
@@ -143,6 +147,8 @@ mod tests {
         assert!(!line.contains("trust_cpu"));
         assert_eq!(line.matches("no_timer_check").count(), 1);
         assert!(line.contains("tsc=reliable"));
+        let line = build_cmdline(UserCmdline::Extend("console=hvc0"), &[]);
+        assert!(line.contains("console=ttyS0") && line.ends_with("console=hvc0"));
     }
 
     #[test]

@@ -96,6 +96,9 @@ pub(super) fn parse(image: &Image) -> Result<Elf, BootError> {
 fn program_headers(image: &Image, header: &[u8]) -> Result<Vec<u8>, BootError> {
     let path = || image.path().to_owned();
     let short = || truncated(image, "ELF header");
+    if header.len() < HEADER_LEN {
+        return Err(short());
+    }
     let machine = u16_at(header, 18).ok_or_else(short)?;
     if u8_at(header, 5) != Some(1) {
         return Err(BootError::WrongArchitecture {
@@ -125,9 +128,6 @@ fn program_headers(image: &Image, header: &[u8]) -> Result<Vec<u8>, BootError> {
     let offset = u64_at(header, 32).ok_or_else(short)?;
     let size = u16_at(header, 54).ok_or_else(short)?;
     let count = u16_at(header, 56).ok_or_else(short)?;
-    if header.len() < HEADER_LEN {
-        return Err(short());
-    }
     if count == 0 || count > MAX_PHDRS || usize::from(size) != PHDR_LEN {
         return Err(malformed(image, "its program header table is not sane"));
     }
@@ -248,5 +248,126 @@ fn malformed(image: &Image, reason: &'static str) -> BootError {
     BootError::Malformed {
         path: image.path().to_owned(),
         reason,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bytes::put;
+    use super::super::error::FileRole;
+    use super::super::testing::{self, ELF_ADDR, put_phdr};
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Elf, BootError> {
+        let (_dir, path) = testing::file(bytes);
+        parse(&Image::open(&path, FileRole::Kernel, 1 << 20)?)
+    }
+
+    /// A good ELF with some bytes changed.
+    fn changed(at: usize, bytes: &[u8]) -> Result<Elf, BootError> {
+        let mut image = testing::elf(&[0x90; 0x1000]);
+        put(&mut image, at, bytes);
+        read(&image)
+    }
+
+    #[test]
+    fn segments_entry_and_note_are_found() {
+        let elf = read(&testing::elf(&[0x90; 0x1000])).unwrap();
+        assert_eq!(elf.entry, ELF_ADDR);
+        assert_eq!(elf.pvh_entry, Some(testing::ELF_PVH as u32));
+        let segment = Segment {
+            addr: ELF_ADDR,
+            offset: 0x200,
+            file_len: 0x1000,
+            mem_len: 0x3000,
+        };
+        assert_eq!(elf.segments, [segment]);
+    }
+
+    #[test]
+    fn wrong_kinds_of_elf_are_named() {
+        assert!(matches!(changed(4, &[1]), Err(BootError::Bits32 { .. })));
+        assert!(matches!(changed(18, &[3]), Err(BootError::Bits32 { .. })));
+        let arm = changed(18, &[183]).unwrap_err().to_string();
+        assert!(arm.contains("is for arm64"), "{arm}");
+        let big = changed(5, &[2]).unwrap_err().to_string();
+        assert!(big.contains("big-endian"), "{big}");
+        let object = changed(16, &[1]).unwrap_err().to_string();
+        assert!(object.contains("not an executable"), "{object}");
+    }
+
+    #[test]
+    fn every_cut_is_truncation() {
+        let image = testing::elf(&[0x90; 0x1000]);
+        for len in [4, 17, 20, 63, 64, 100, 175, 0x200, image.len() - 1] {
+            let result = read(&image[..len]);
+            let truncated = matches!(result, Err(BootError::Truncated { .. }));
+            assert!(truncated, "{len}: {result:?}");
+        }
+    }
+
+    #[test]
+    fn senseless_tables_and_segments_are_malformed() {
+        let malformed = [
+            changed(56, &0u16.to_le_bytes()),
+            changed(56, &u16::MAX.to_le_bytes()),
+            changed(54, &8u16.to_le_bytes()),
+            // More bytes in the file than in memory.
+            changed(64 + 40, &1u64.to_le_bytes()),
+            // An address that wraps.
+            changed(64 + 24, &u64::MAX.to_le_bytes()),
+            // Nothing to load.
+            changed(64, &2u32.to_le_bytes()),
+        ];
+        for (case, result) in malformed.into_iter().enumerate() {
+            assert!(
+                matches!(result, Err(BootError::Malformed { .. })),
+                "{case}: {result:?}"
+            );
+        }
+        assert!(matches!(
+            changed(64 + 8, &u64::MAX.to_le_bytes()),
+            Err(BootError::Truncated { .. })
+        ));
+    }
+
+    #[test]
+    fn overlapping_segments_are_malformed() {
+        let mut image = testing::elf(&[0x90; 0x1000]);
+        put_phdr(&mut image, 120, 1, [0x200, ELF_ADDR + 0x2fff, 16, 16]);
+        assert!(matches!(read(&image), Err(BootError::Malformed { .. })));
+        put_phdr(&mut image, 120, 1, [0x200, ELF_ADDR + 0x3000, 16, 16]);
+        assert_eq!(read(&image).unwrap().segments.len(), 2);
+    }
+
+    #[test]
+    fn notes_of_both_alignments_are_walked() {
+        for align in [4usize, 8] {
+            let mut notes = Vec::new();
+            for (name, kind, desc) in [
+                (b"GNU\0".as_slice(), 3u32, [1; 5].as_slice()),
+                (b"Xen\0", 1, b"unrelated"),
+                (b"Xen\0", 18, &0x123_4567u32.to_le_bytes()),
+            ] {
+                notes.extend_from_slice(&(name.len() as u32).to_le_bytes());
+                notes.extend_from_slice(&(desc.len() as u32).to_le_bytes());
+                notes.extend_from_slice(&kind.to_le_bytes());
+                notes.extend_from_slice(name);
+                notes.resize(notes.len().next_multiple_of(align), 0);
+                notes.extend_from_slice(desc);
+                notes.resize(notes.len().next_multiple_of(align), 0);
+            }
+            assert_eq!(pvh_entry_in(&notes, align), Some(0x123_4567), "{align}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_notes_do_not_panic(
+            notes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            align in proptest::sample::select(vec![4usize, 8]),
+        ) {
+            let _ = pvh_entry_in(&notes, align);
+        }
     }
 }

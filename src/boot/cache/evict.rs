@@ -70,7 +70,7 @@ fn newest_first(dir: &Path) -> Vec<(OsString, SystemTime)> {
             Some((entry.file_name(), modified))
         })
         .collect();
-    files.sort_by(|one, other| other.1.cmp(&one.1));
+    files.sort_by_key(|(_, modified)| std::cmp::Reverse(*modified));
     files
 }
 

@@ -1,9 +1,11 @@
 //! The initial RAM disk: opened before the VM exists, placed beside the kernel.
 
+mod unpack;
+
 use std::ops::Range;
 use std::path::Path;
 
-use super::cache::PayloadCache;
+use super::cache::{PayloadCache, PayloadKind};
 use super::error::{BootError, FileRole};
 use super::image::Image;
 use super::memory_map::{high_ram_end, low_ram_end};
@@ -18,6 +20,7 @@ const PAGE: u64 = 4096;
 #[derive(Debug)]
 pub struct Initrd {
     image: Image,
+    unpacked: bool,
 }
 
 /// Where the kernel lets an initrd be.
@@ -30,15 +33,36 @@ pub(super) struct InitrdLimits {
 }
 
 impl Initrd {
-    /// Opens an initrd. With `unpack`, compressed parts of it are unpacked
-    /// here, through that cache, instead of by the guest.
+    /// Opens an initrd. With `unpack`, its compressed parts are unpacked here,
+    /// unless that cache has them, and not by the guest.
     ///
     /// # Errors
     /// [`BootError::Open`], [`BootError::NotRegular`], [`BootError::Empty`],
-    /// [`BootError::TooLarge`].
-    pub fn open(path: &Path, _unpack: Option<&PayloadCache>) -> Result<Self, BootError> {
-        let image = Image::open(path, FileRole::Initrd, MAX_FILE)?;
-        Ok(Self { image })
+    /// [`BootError::TooLarge`]; with `unpack` also [`BootError::Read`],
+    /// [`BootError::Corrupt`] and [`BootError::Endless`].
+    pub fn open(path: &Path, unpack: Option<&PayloadCache>) -> Result<Self, BootError> {
+        let file = Image::open(path, FileRole::Initrd, MAX_FILE)?;
+        if let Some(cache) = unpack
+            && file.len() <= unpack::MAX_UNPACKED
+            && unpack::is_packed(&file)?
+        {
+            let (image, _) = cache.unpacked(&file, PayloadKind::Initrd, || {
+                unpack::unpack(&file, unpack::MAX_UNPACKED)
+            })?;
+            return Ok(Self {
+                image,
+                unpacked: true,
+            });
+        }
+        Ok(Self {
+            image: file,
+            unpacked: false,
+        })
+    }
+
+    /// Whether it was compressed and has been unpacked.
+    pub fn unpacked(&self) -> bool {
+        self.unpacked
     }
 
     /// Size in guest memory, in bytes.
@@ -168,6 +192,20 @@ mod tests {
                 ..
             }
         ));
+    }
+
+    #[test]
+    fn it_is_unpacked_only_on_demand() {
+        let plain = b"070701 and so on";
+        let (dir, path) = super::super::testing::file(&super::super::testing::zstd(plain));
+        let packed = Initrd::open(&path, None).unwrap();
+        assert!(!packed.unpacked());
+        let cache = PayloadCache::at(&dir.path().join("cache"));
+        for _ in 0..2 {
+            let unpacked = Initrd::open(&path, Some(&cache)).unwrap();
+            assert!(unpacked.unpacked());
+            assert_eq!(unpacked.size(), plain.len() as u64);
+        }
     }
 
     #[test]
