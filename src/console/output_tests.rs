@@ -120,9 +120,12 @@ fn a_reader_that_leaves_costs_its_bytes_only() {
     let (mut guest, output) = start(target, RING_SIZE).unwrap();
     guest.push(b"nobody hears this");
     let started = Instant::now();
-    let finished = output.finish(Patience::default());
+    let finished = output.finish(Patience {
+        stall: Duration::from_secs(30),
+        total: Duration::from_secs(60),
+    });
     assert_eq!(finished.lost, 17);
-    assert!(started.elapsed() < Duration::from_millis(400));
+    assert!(started.elapsed() < Duration::from_secs(20));
 }
 
 #[test]
