@@ -1,6 +1,7 @@
 //! Mayfly.
 
 pub mod boot;
+pub mod cli;
 pub mod config;
 pub mod console;
 pub mod devices;

@@ -109,12 +109,12 @@ mod tests {
         let (_reader, writer) = pipe().unwrap();
         let patience = Patience {
             stall: Duration::from_millis(50),
-            total: Duration::from_secs(5),
+            total: Duration::from_secs(120),
         };
         let started = Instant::now();
         let error = write_all(&writer, &vec![b'x'; 1 << 20], patience).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!(started.elapsed() < Duration::from_secs(4));
+        assert!(started.elapsed() < Duration::from_secs(60));
     }
 
     #[test]

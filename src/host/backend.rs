@@ -15,6 +15,7 @@ pub enum Backend {
     Svm,
     /// A pagetable virtual machine (`kvm_pvm`): guest user code runs natively,
     /// guest kernel code is interpreted.
+    #[serde(rename = "kvm-pvm")]
     Pvm,
     /// No sign of any: the processor has no virtualization extension that this
     /// system shows, yet there is KVM.

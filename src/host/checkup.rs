@@ -125,6 +125,7 @@ fn look_at_kvm(kvm: &Kvm, backend: Backend, findings: &mut Vec<Finding>) {
         kvm.get_api_version().to_string(),
     ));
     findings.push(Finding::good("backend", backend.describe()));
+    findings.push(creation(kvm.create_vm().err().map(|error| error.errno())));
     findings.push(Finding::good(
         "vCPUs a VM",
         format!(
@@ -152,6 +153,25 @@ fn look_at_kvm(kvm: &Kvm, backend: Backend, findings: &mut Vec<Finding>) {
     }));
 }
 
+/// A VM was made and thrown away again, or could not be made.
+fn creation(errno: Option<i32>) -> Finding {
+    let name = "making a VM";
+    match errno {
+        None => Finding::good(name, "works"),
+        Some(libc::EBUSY) => Finding::fatal(
+            name,
+            "the processor's virtualization is in use",
+            "end the other hypervisor that holds it",
+        ),
+        Some(libc::ENOMEM) => Finding::fatal(name, "no memory", "free some memory"),
+        Some(other) => Finding::fatal(
+            name,
+            std::io::Error::from_raw_os_error(other).to_string(),
+            "see the kernel log",
+        ),
+    }
+}
+
 fn capability(kvm: &Kvm, capability: &Capability) -> Option<Finding> {
     capability
         .is_offered(kvm)
@@ -175,6 +195,14 @@ mod tests {
         let other = std::io::Error::from_raw_os_error(libc::EIO);
         let finding = kvm_missing(&HostError::Open(other));
         assert!(finding.detail.contains("Input/output error"));
+    }
+
+    #[test]
+    fn a_vm_that_cannot_be_made_is_fatal() {
+        assert_eq!(creation(None).status, Status::Good);
+        for errno in [libc::EBUSY, libc::ENOMEM, libc::EINVAL] {
+            assert_eq!(creation(Some(errno)).status, Status::Fatal);
+        }
     }
 
     #[test]
