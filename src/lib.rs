@@ -4,6 +4,7 @@ pub mod boot;
 pub mod config;
 pub mod console;
 pub mod devices;
+pub mod guest;
 pub mod host;
 pub mod interrupts;
 pub mod memory;

@@ -79,9 +79,33 @@ impl Image {
         }
     }
 
+    /// The same image (path and role kept for messages) with the contents of
+    /// another file, `len` bytes long.
+    pub(super) fn with_file(&self, file: File, len: u64) -> Self {
+        Self {
+            path: self.path.clone(),
+            role: self.role,
+            len,
+            source: Source::File(file),
+        }
+    }
+
     /// The path the user gave.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What the file is for.
+    pub(super) fn role(&self) -> FileRole {
+        self.role
+    }
+
+    /// The file, if the image is one.
+    pub(super) fn file(&self) -> Option<&File> {
+        match &self.source {
+            Source::File(file) => Some(file),
+            Source::Bytes(_) => None,
+        }
     }
 
     /// Length in bytes.

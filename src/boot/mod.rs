@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! From a kernel file to guest memory and the point where the vCPU enters it.
 //!
 //! In two stages, so that whatever the user can mend fails before a VM exists:
@@ -5,26 +6,34 @@
 //! into guest memory together with what the boot protocol asks for.
 
 mod bytes;
+mod bzimage;
 mod cache;
+mod cmdline;
 mod elf;
 mod error;
 mod image;
 mod initrd;
 mod kernel;
 mod linux;
+mod lz4;
 mod memory_map;
+mod packed;
 mod payload;
+mod pvh;
+#[cfg(test)]
+mod testing;
 
 use std::ops::Range;
 
 pub use cache::PayloadCache;
+pub use cmdline::{DEFAULT_CMDLINE, UserCmdline, build_cmdline, check_cmdline};
 pub use error::{BootError, FileRole};
 pub use initrd::Initrd;
-pub use kernel::Kernel;
+pub use kernel::{Kernel, KernelForm};
 pub use memory_map::{MapEntry, MapKind, memory_map};
 pub use payload::Compression;
 
-use crate::memory::layout::{CMDLINE_ADDR, CMDLINE_MAX, ZERO_PAGE};
+use crate::memory::layout::ZERO_PAGE;
 use crate::memory::{GuestRam, MemoryError};
 
 /// How the kernel is entered.
@@ -105,35 +114,29 @@ pub fn load(
         initrd,
         rsdp: options.rsdp,
     };
-    write_cmdline(ram, cmdline, kernel.cmdline_max())?;
+    cmdline::write_cmdline(ram, cmdline, kernel.cmdline_max())?;
     let map = memory_map(ram);
     match options.protocol {
         BootProtocol::Auto | BootProtocol::Linux64 => {
             let rip = kernel.linux64_entry()?;
-            linux::write_zero_page(ram, None, &places, &map)?;
+            linux::write_zero_page(ram, kernel.setup_header(), &places, &map)?;
             Ok(Entry::Linux64 {
                 rip,
                 rsi: ZERO_PAGE,
             })
         }
-        BootProtocol::Pvh => kernel.pvh_entry().map(|rip| Entry::Pvh { rip, rbx: 0 }),
+        BootProtocol::Pvh => Ok(Entry::Pvh {
+            rip: kernel.pvh_entry()?,
+            rbx: pvh::write_start_info(ram, &places, &map)?,
+        }),
     }
-}
-
-fn write_cmdline(ram: &GuestRam, cmdline: &str, kernel_max: usize) -> Result<(), BootError> {
-    let max = kernel_max.min(CMDLINE_MAX.saturating_sub(1));
-    if cmdline.len() > max {
-        return Err(BootError::CommandLineLength {
-            len: cmdline.len(),
-            max,
-        });
-    }
-    let mut bytes = cmdline.as_bytes().to_vec();
-    bytes.push(0);
-    ram.write(CMDLINE_ADDR, &bytes)
-        .map_err(|source| memory_error("command line", source))
 }
 
 fn memory_error(what: &'static str, source: MemoryError) -> BootError {
     BootError::Memory { what, source }
 }
+=======
+//! From files to a machine ready to start.
+
+pub mod acpi;
+>>>>>>> devices

@@ -35,14 +35,19 @@ pub fn run(
     }
     let mut folder = String::new();
     if let Some(mut output) = running.0.stdout.take() {
-        output.read_to_string(&mut folder).map_err(GuestError::RunScript)?;
+        output
+            .read_to_string(&mut folder)
+            .map_err(GuestError::RunScript)?;
     }
     let status = running.0.wait().map_err(GuestError::RunScript)?;
     if !status.success() {
         if last_words.is_empty() {
             last_words = format!("the build script ended with {status}");
         }
-        return Err(GuestError::Build { variant: variant.name(), message: last_words });
+        return Err(GuestError::Build {
+            variant: variant.name(),
+            message: last_words,
+        });
     }
     Ok(PathBuf::from(folder.trim_end()))
 }
@@ -101,9 +106,14 @@ mod tests {
         let script = folder.path().join("script");
         fs::write(&script, text).unwrap();
         let mut heard = Vec::new();
-        let result = run(&script, folder.path(), Variant::Full, &mut |percent, doing| {
-            heard.push((percent, doing.to_owned()));
-        });
+        let result = run(
+            &script,
+            folder.path(),
+            Variant::Full,
+            &mut |percent, doing| {
+                heard.push((percent, doing.to_owned()));
+            },
+        );
         (result, heard)
     }
 
@@ -119,7 +129,10 @@ mod tests {
     fn a_failure_is_told_in_the_scripts_last_words() {
         let (result, _) =
             run_text("echo mayfly-build: 5 on >&2; echo mayfly-build: no network >&2; exit 1");
-        assert_eq!(result.unwrap_err().to_string(), "cannot build the full guest: no network");
+        assert_eq!(
+            result.unwrap_err().to_string(),
+            "cannot build the full guest: no network"
+        );
         let (result, _) = run_text("kill -9 $$");
         assert!(result.unwrap_err().to_string().contains("signal"));
     }
@@ -136,7 +149,9 @@ mod tests {
         fs::write(&script, text).unwrap();
         let mut running = start(&script, folder.path(), Variant::Full).unwrap();
         let mut line = String::new();
-        BufReader::new(running.0.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(running.0.stderr.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         assert_eq!(line, "ready\n");
         drop(running);
         assert!(mark.exists());
@@ -144,8 +159,16 @@ mod tests {
 
     #[test]
     fn only_progress_lines_are_progress() {
-        assert_eq!(parse_progress("mayfly-build: 16 compiling the kernel"), Some((16, "compiling the kernel")));
-        for other in ["mayfly-build: 101 x", "mayfly-build: no network", "16 compiling", ""] {
+        assert_eq!(
+            parse_progress("mayfly-build: 16 compiling the kernel"),
+            Some((16, "compiling the kernel"))
+        );
+        for other in [
+            "mayfly-build: 101 x",
+            "mayfly-build: no network",
+            "16 compiling",
+            "",
+        ] {
             assert_eq!(parse_progress(other), None);
         }
     }

@@ -100,7 +100,9 @@ fn ensure_in(
     variant: Variant,
     progress: &mut dyn FnMut(u8, &str),
 ) -> Result<GuestImage, GuestError> {
-    let folder = cache.join("guests").join(format!("tiny-{}-{}", variant.name(), recipe::hash()));
+    let folder = cache
+        .join("guests")
+        .join(format!("tiny-{}-{}", variant.name(), recipe::hash()));
     if !folder.is_dir() {
         let script = recipe::write_to(&cache.join("guests"))?;
         build::run(&script, cache, variant, progress)?;
@@ -110,7 +112,11 @@ fn ensure_in(
 
 /// The cache's place, from the environment: the script's own rule.
 fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let folder = |name| {
+        variable(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     folder("MAYFLY_CACHE")
         .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("mayfly")))
         .or_else(|| folder("HOME").map(|home| home.join(".cache/mayfly")))
@@ -119,7 +125,11 @@ fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> 
 fn image_in(folder: &Path) -> Result<GuestImage, GuestError> {
     let file = |name| {
         let path = folder.join(name);
-        if path.is_file() { Ok(path) } else { Err(GuestError::Incomplete(path)) }
+        if path.is_file() {
+            Ok(path)
+        } else {
+            Err(GuestError::Incomplete(path))
+        }
     };
     Ok(GuestImage {
         vmlinux: file("vmlinux")?,
@@ -135,7 +145,13 @@ mod tests {
     use super::*;
     use std::fs;
 
-    const FILES: [&str; 5] = ["vmlinux", "bzImage", "init.cpio", "shell.cpio", "System.map"];
+    const FILES: [&str; 5] = [
+        "vmlinux",
+        "bzImage",
+        "init.cpio",
+        "shell.cpio",
+        "System.map",
+    ];
 
     /// A cache that seems to hold the guest; returns the guest's folder.
     fn fill(cache: &Path, variant: Variant) -> PathBuf {
@@ -175,20 +191,29 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let folder = fill(cache.path(), Variant::Full);
         let script = recipe::write_to(&cache.path().join("guests")).unwrap();
-        let found = build::run(&script, cache.path(), Variant::Full, &mut |percent, text| {
-            unreachable!("a build began: {percent} {text}")
-        });
+        let found = build::run(
+            &script,
+            cache.path(),
+            Variant::Full,
+            &mut |percent, text| unreachable!("a build began: {percent} {text}"),
+        );
         assert_eq!(found.unwrap(), folder);
     }
 
     #[test]
     fn the_cache_is_where_the_environment_says() {
-        let all = [("MAYFLY_CACHE", "/a"), ("XDG_CACHE_HOME", "/b"), ("HOME", "/c")];
+        let all = [
+            ("MAYFLY_CACHE", "/a"),
+            ("XDG_CACHE_HOME", "/b"),
+            ("HOME", "/c"),
+        ];
         let expected = ["/a", "/b/mayfly", "/c/.cache/mayfly"];
         for (first, place) in expected.iter().enumerate() {
             let set = &all[first..];
             let found = cache_folder(|name| {
-                set.iter().find(|(key, _)| *key == name).map(|(_, value)| OsString::from(value))
+                set.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| OsString::from(value))
             });
             assert_eq!(found, Some(PathBuf::from(place)));
         }

@@ -85,7 +85,12 @@ mod tests {
         for part in ["", "init"] {
             for entry in fs::read_dir(folder.join(part)).unwrap() {
                 let path = entry.unwrap().path();
-                let name = path.strip_prefix(&folder).unwrap().to_str().unwrap().to_owned();
+                let name = path
+                    .strip_prefix(&folder)
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
                 if path.is_file() && name != "README.md" {
                     found.push(name);
                 }

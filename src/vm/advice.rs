@@ -28,7 +28,7 @@ const PVM_ONE_CPU: &str = "noreplace-smp";
 
 /// What to add to the command line of a guest with `cpus` vCPUs.
 pub fn kernel_options(backend: Backend, cpus: u32) -> Vec<&'static str> {
-    if backend != Backend::Pvm {
+    if !backend.interprets_kernel_code() {
         return Vec::new();
     }
     let mut options = PVM.to_vec();

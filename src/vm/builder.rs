@@ -8,17 +8,19 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
 use super::{advice, devices};
-use crate::boot::{self, BootOptions, Initrd, Kernel, PayloadCache, acpi, cmdline};
+use crate::boot::{
+    self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
+};
 use crate::config::{self, CmdlineMode, Irqchip, UnpackInitrd, VmConfig};
-use crate::console;
+use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
-use crate::host::{Backend, KvmHost};
+use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
@@ -32,8 +34,9 @@ pub struct Inputs {
     kernel: Kernel,
     initrd: Option<Initrd>,
     cmdline: String,
-    host: KvmHost,
-    console: console::Backend,
+    kvm: Kvm,
+    backend: Backend,
+    console: Console,
 }
 
 impl Inputs {
@@ -44,30 +47,34 @@ impl Inputs {
     pub fn open(config: &VmConfig) -> Result<Self, BuildError> {
         let cache = PayloadCache::from_env();
         let kernel = Kernel::open(&config.kernel, &cache)?;
-        let host = KvmHost::open()?;
-        config::check_cpus(config.cpus, host.max_vcpus())?;
-        config::check_memory(config.memory, host.physical_address_bits())?;
+        let kvm = host::open_kvm()?;
+        let backend = Backend::detect();
+        let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+        config::check_cpus(config.cpus, max_vcpus)?;
+        config::check_memory(config.memory, host::physical_address_bits(&kvm))?;
         let unpack = match config.unpack_initrd {
             UnpackInitrd::Always => true,
             UnpackInitrd::Never => false,
-            UnpackInitrd::Auto => host.backend() == Backend::Pvm,
+            UnpackInitrd::Auto => backend.interprets_kernel_code(),
         };
         let initrd = match &config.initrd {
             Some(path) => Some(Initrd::open(path, unpack.then_some(&cache))?),
             None => None,
         };
-        let advice = advice::kernel_options(host.backend(), config.cpus);
-        let cmdline = match config.cmdline.mode {
-            CmdlineMode::Extend => cmdline::extend(&config.cmdline.text, &advice)?,
-            CmdlineMode::Replace => cmdline::replace(&config.cmdline.text)?,
+        let advice = advice::kernel_options(backend, config.cpus);
+        let user = match config.cmdline.mode {
+            CmdlineMode::Extend => UserCmdline::Extend(&config.cmdline.text),
+            CmdlineMode::Replace => UserCmdline::Replace(&config.cmdline.text),
         };
+        let cmdline = build_cmdline(user, &advice);
         log::info!("kernel command line: {cmdline}");
         Ok(Self {
             kernel,
             initrd,
             cmdline,
-            host,
-            console: console::Backend::open(&config.serial)?,
+            kvm,
+            backend,
+            console: Console::open(&config.serial)?,
         })
     }
 }
@@ -83,9 +90,9 @@ pub struct BuiltVm {
     /// Told when the serial port can take more input.
     pub fifo_room: Arc<EventFd>,
     /// Where the serial port's output goes.
-    pub output: Arc<console::Output>,
+    pub output: ConsoleEnd,
     /// Where the serial port's input comes from.
-    pub input: Option<console::Input>,
+    pub input: Option<Input>,
     /// The breakpoints planted in the guest, where the host needs them.
     pub hooks: Option<Arc<SharedHooks>>,
     /// KVM's side of the VM; closed after the vCPUs.
@@ -107,18 +114,19 @@ pub fn build(
         kernel,
         initrd,
         cmdline,
-        host,
+        kvm,
+        backend,
         console,
     } = inputs;
 
     let ram = GuestRam::new(config.memory)?;
-    let vm = Arc::new(host.kvm().create_vm().map_err(BuildError::CreateVm)?);
-    place_vmx_pages(&vm, host.backend())?;
+    let vm = Arc::new(kvm.create_vm().map_err(BuildError::CreateVm)?);
+    place_vmx_pages(&vm, backend)?;
     register_memory(&vm, &ram)?;
 
     let irqchip = irqchip_mode(config.irqchip, &cmdline);
     let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus)?);
-    let vcpu_fds = create_vcpus(&vm, &host, config.cpus)?;
+    let vcpu_fds = create_vcpus(&vm, &kvm, config.cpus)?;
 
     let lifecycle = Arc::new(
         Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?,
@@ -127,12 +135,16 @@ pub fn build(
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(BuildError::EventDescriptor)?,
     );
-    let (output, input) = console.start(started).map_err(BuildError::Console)?;
-    let buses = devices::build(&interrupts, &lifecycle, &output, &fifo_room)?;
+    let (writer, input, output) = console.split();
+    let buses = devices::build(&interrupts, &lifecycle, writer, &fifo_room, ram.size())?;
 
-    let rsdp = acpi::build(&acpi::AcpiConfig { cpus: config.cpus }, &ram)?;
+    let acpi_config = acpi::AcpiConfig {
+        cpus: config.cpus,
+        legacy_pic: irqchip == IrqchipMode::Kernel,
+    };
+    let rsdp = acpi::build(&acpi_config, &ram)?;
     let options = BootOptions {
-        protocol: config.boot_protocol.into(),
+        protocol: boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),
         ..Default::default()
     };
@@ -148,7 +160,7 @@ pub fn build(
             .map_err(BuildError::Registers)?;
     }
 
-    let hooks = (host.backend() == Backend::Pvm).then(|| Arc::new(SharedHooks::new(ram.clone())));
+    let hooks = backend.interprets_kernel_code().then(|| Arc::new(SharedHooks::new(ram.clone())));
     if hooks.is_some() {
         emulate::install_msr_filter(&vm).map_err(BuildError::MsrFilter)?;
     }
@@ -209,6 +221,15 @@ fn register_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
     Ok(())
 }
 
+/// The user's choice in `boot`'s terms, which knows no command line.
+fn boot_protocol(choice: config::BootProtocol) -> boot::BootProtocol {
+    match choice {
+        config::BootProtocol::Auto => boot::BootProtocol::Auto,
+        config::BootProtocol::Linux64 => boot::BootProtocol::Linux64,
+        config::BootProtocol::Pvh => boot::BootProtocol::Pvh,
+    }
+}
+
 /// Kernels told to do without the IOAPIC, or without the tables that describe
 /// it, need a PIC and a PIT.
 fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
@@ -228,12 +249,11 @@ fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
 }
 
 /// Creates the vCPUs with their CPUID and firmware MSRs.
-fn create_vcpus(vm: &VmFd, host: &KvmHost, cpus: u32) -> Result<Vec<VcpuFd>, BuildError> {
-    let supported = host
-        .kvm()
+fn create_vcpus(vm: &VmFd, kvm: &Kvm, cpus: u32) -> Result<Vec<VcpuFd>, BuildError> {
+    let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(BuildError::SupportedCpuid)?;
-    let tsc_deadline = host.kvm().check_extension(Cap::TscDeadlineTimer);
+    let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     let mut fds = Vec::new();
     for id in 0..cpus {
         let fd = vm

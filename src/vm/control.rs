@@ -5,8 +5,8 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -21,25 +21,33 @@ use super::exit::ExitReason;
 use super::lifecycle::Lifecycle;
 use crate::console::Input;
 use crate::devices::serial::Serial;
-use crate::terminal::{Action, EscapeFilter};
+use crate::terminal::{self, RawMode};
 
-/// Signals that end the VM as the user's wish.
-const QUIT_SIGNALS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT];
-/// Bytes of input taken at once; the guest's FIFO holds 64.
-const INPUT_CHUNK: usize = 256;
+/// Signals that come as events: the first four end the VM as the user's wish,
+/// the others are the shell's job control.
+const SIGNALS: [libc::c_int; 6] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGTSTP,
+    libc::SIGCONT,
+];
+/// How long a terminal that belongs to somebody else is left alone.
+const BACKGROUND_NAP: Duration = Duration::from_millis(250);
 
 /// Why the events of a VM could not be set up.
 #[derive(Debug, Error)]
 pub enum ControlError {
     /// timerfd.
-    #[error("cannot arm the timer of --timeout")]
+    #[error("cannot make a timer")]
     Timer(#[source] io::Error),
     /// signalfd.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
-    /// eventfd.
-    #[error("cannot make an event descriptor")]
-    EventFd(#[source] io::Error),
+    /// tcgetattr or tcsetattr.
+    #[error("cannot put the terminal into raw mode; try --serial null or </dev/null")]
+    Terminal(#[source] io::Error),
 }
 
 /// Which descriptor an event belongs to.
@@ -47,20 +55,22 @@ pub enum ControlError {
 #[repr(u32)]
 enum Source {
     Ended,
-    Timer,
+    Timeout,
     Signal,
-    Keyboard,
+    Input,
     FifoRoom,
+    NapOver,
 }
 
 impl Source {
     fn of(events: Events) -> Option<Self> {
         [
             Self::Ended,
-            Self::Timer,
+            Self::Timeout,
             Self::Signal,
-            Self::Keyboard,
+            Self::Input,
             Self::FifoRoom,
+            Self::NapOver,
         ]
         .into_iter()
         .find(|source| *source as u32 == events.data())
@@ -68,29 +78,28 @@ impl Source {
 }
 
 /// The way from the user's keyboard (or pipe, or file) to the guest's serial port.
-struct Keyboard {
+struct Typing {
     input: Input,
-    /// Present where the input is a terminal: looks for `Ctrl-a`.
-    escape: Option<EscapeFilter>,
-    /// Bytes on their way to the guest.
-    pending: Vec<u8>,
+    serial: Arc<Mutex<Serial>>,
     /// Whether epoll watches the input now.
     watched: bool,
+    /// Present for a keyboard: the terminal, restored when this is dropped, and
+    /// the timer of [`BACKGROUND_NAP`].
+    keyboard: Option<(RawMode, OwnedFd)>,
 }
 
 /// Everything the main thread waits for.
 pub struct Control {
     lifecycle: Arc<Lifecycle>,
-    serial: Arc<Mutex<Serial>>,
     fifo_room: Arc<EventFd>,
-    timer: Option<OwnedFd>,
+    timeout: Option<OwnedFd>,
     signals: OwnedFd,
-    keyboard: Option<Keyboard>,
+    typing: Option<Typing>,
 }
 
 impl Control {
-    /// Blocks the signals that end a VM, so that they come as events. Threads
-    /// started afterwards inherit that.
+    /// Blocks [`SIGNALS`], so that they come as events, which threads started
+    /// afterwards inherit; arms the timeout; takes the terminal over.
     ///
     /// # Errors
     /// [`ControlError`] names what the host refused.
@@ -101,110 +110,143 @@ impl Control {
         input: Option<Input>,
         timeout: Option<Duration>,
     ) -> Result<Self, ControlError> {
-        let timer = timeout
-            .map(arm_timer)
-            .transpose()
-            .map_err(ControlError::Timer)?;
+        let signals = signal_descriptor().map_err(ControlError::Signals)?;
+        let timeout = timeout.map(timer_after).transpose();
         Ok(Self {
             lifecycle,
-            serial,
             fifo_room,
-            timer,
-            signals: signal_descriptor().map_err(ControlError::Signals)?,
-            keyboard: input.map(Keyboard::new),
+            timeout: timeout.map_err(ControlError::Timer)?,
+            signals,
+            typing: input.map(|input| Typing::new(input, serial)).transpose()?,
         })
     }
 
-    fn lock_serial(serial: &Mutex<Serial>) -> MutexGuard<'_, Serial> {
-        serial.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Moves input to the guest as long as its FIFO takes it, and watches the
-    /// input only while nothing waits.
-    fn feed(&mut self, ops: &mut EventOps) {
-        let Some(keyboard) = &mut self.keyboard else {
-            return;
-        };
-        loop {
-            if !keyboard.pending.is_empty() {
-                let taken = Self::lock_serial(&self.serial).enqueue(&keyboard.pending);
-                keyboard.pending.drain(..taken.min(keyboard.pending.len()));
-            }
-            if !keyboard.pending.is_empty() || keyboard.input.is_pollable() {
-                break;
-            }
-            // A regular file: always ready, so read on until the FIFO is full.
-            if !keyboard.fill(&self.lifecycle) {
-                self.keyboard = None;
-                return;
-            }
-        }
-        keyboard.watch(ops, keyboard.pending.is_empty());
-    }
-
-    /// The input is readable.
-    fn read_keyboard(&mut self, ops: &mut EventOps) {
-        let Some(keyboard) = &mut self.keyboard else {
-            return;
-        };
-        if keyboard.fill(&self.lifecycle) {
-            self.feed(ops);
-        } else {
-            keyboard.watch(ops, false);
-            self.keyboard = None;
-        }
-    }
-
-    fn signal(&self) {
+    /// Handles whatever signals have come.
+    fn signal(&mut self) {
         let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
-        // The descriptor does not block; which signal it was makes no difference.
-        if rustix::io::read(&self.signals, &mut info).is_ok() {
-            self.lifecycle.end(ExitReason::UserQuit);
+        while rustix::io::read(&self.signals, &mut info).is_ok() {
+            // `ssi_signo` is the first field, a 32-bit number.
+            let number = info.first_chunk().map_or(0, |n| u32::from_ne_bytes(*n));
+            let raw_mode = self.typing.as_mut().and_then(Typing::raw_mode);
+            let outcome = match (libc::c_int::try_from(number), raw_mode) {
+                (Ok(libc::SIGTSTP), Some(raw_mode)) => raw_mode.suspend(),
+                (Ok(libc::SIGTSTP), None) => stop_self(),
+                (Ok(libc::SIGCONT), Some(raw_mode)) => raw_mode.resume(),
+                (Ok(libc::SIGCONT), None) => Ok(()),
+                _ => {
+                    self.lifecycle.end(ExitReason::UserQuit);
+                    Ok(())
+                }
+            };
+            if let Err(error) = outcome {
+                log::warn!("cannot follow the shell's job control: {error}");
+            }
+        }
+    }
+
+    fn type_in(&mut self, ops: &mut EventOps, readable: bool) {
+        let Some(typing) = &mut self.typing else {
+            return;
+        };
+        if !typing.step(&self.lifecycle, ops, readable) {
+            typing.watch(ops, false);
+            self.typing = None;
         }
     }
 }
 
-impl Keyboard {
-    fn new(input: Input) -> Self {
-        Self {
-            escape: input.is_terminal().then(EscapeFilter::default),
+impl Typing {
+    fn new(input: Input, serial: Arc<Mutex<Serial>>) -> Result<Self, ControlError> {
+        let keyboard = match input.is_keyboard() {
+            true => RawMode::enter(&input).map_err(ControlError::Terminal)?,
+            false => None,
+        };
+        let keyboard = keyboard
+            .map(|raw_mode| timer().map(|nap| (raw_mode, nap)))
+            .transpose()
+            .map_err(ControlError::Timer)?;
+        Ok(Self {
             input,
-            pending: Vec::with_capacity(INPUT_CHUNK),
+            serial,
             watched: false,
+            keyboard,
+        })
+    }
+
+    fn raw_mode(&mut self) -> Option<&mut RawMode> {
+        self.keyboard.as_mut().map(|(raw_mode, _)| raw_mode)
+    }
+
+    /// Moves input on towards the guest as far as it goes now. False when all
+    /// of it has been delivered and no more will come.
+    fn step(&mut self, lifecycle: &Lifecycle, ops: &mut EventOps, readable: bool) -> bool {
+        let mut readable = readable;
+        loop {
+            self.deliver();
+            // A regular file is always readable.
+            if !self.input.wants_more() || !(readable || !self.input.pollable()) {
+                break;
+            }
+            readable = false;
+            let received = self.input.receive();
+            if received.quit {
+                lifecycle.end(ExitReason::UserQuit);
+            }
+            if received.help {
+                // Whoever cannot be told keeps his terminal as it is.
+                let _ = rustix::io::write(rustix::stdio::stderr(), terminal::HELP.as_bytes());
+            }
+            if received.in_background {
+                self.nap(ops);
+                return true;
+            }
+        }
+        let more = self.input.wants_more();
+        self.watch(ops, more);
+        more || !self.input.pending().is_empty()
+    }
+
+    fn deliver(&mut self) {
+        let pending = self.input.pending();
+        if !pending.is_empty() {
+            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = serial.enqueue(pending);
+            drop(serial);
+            self.input.consume(taken);
         }
     }
 
-    /// Reads one chunk; false at the end of the input.
-    fn fill(&mut self, lifecycle: &Lifecycle) -> bool {
-        let mut chunk = [0; INPUT_CHUNK];
-        let count = match self.input.read(&mut chunk) {
-            Ok(0) => return false,
-            Ok(count) => count,
-            Err(error) => return error.kind() == io::ErrorKind::WouldBlock
-                || error.kind() == io::ErrorKind::Interrupted,
-        };
-        let bytes = chunk.get(..count).unwrap_or_default();
-        let Some(escape) = &mut self.escape else {
-            self.pending.extend_from_slice(bytes);
-            return true;
-        };
-        for action in escape.feed(bytes, &mut self.pending) {
-            match action {
-                Action::Quit => lifecycle.end(ExitReason::UserQuit),
-                Action::Help => crate::terminal::print_help(),
+    /// The terminal is somebody else's now: look again a little later.
+    fn nap(&mut self, ops: &mut EventOps) {
+        self.watch(ops, false);
+        if let Some((_, nap)) = &self.keyboard
+            && let Err(error) = arm(nap, BACKGROUND_NAP)
+        {
+            log::warn!("cannot wait for the terminal: {error}");
+        }
+    }
+
+    fn nap_over(&mut self, ops: &mut EventOps) {
+        if let Some((raw_mode, nap)) = &mut self.keyboard {
+            let _ = rustix::io::read(&*nap, &mut [0u8; 8]);
+            if let Err(error) = raw_mode.resume() {
+                log::warn!("cannot put the terminal into raw mode: {error}");
             }
         }
-        true
+        self.watch(ops, true);
     }
 
     /// Adds the input to epoll or takes it out.
     fn watch(&mut self, ops: &mut EventOps, on: bool) {
-        if on == self.watched || !self.input.is_pollable() {
+        if on == self.watched || !self.input.pollable() {
             return;
         }
-        let fd = self.input.as_raw_fd();
-        let events = Events::with_data_raw(fd, Source::Keyboard as u32, EventSet::IN);
-        let done = if on { ops.add(events) } else { ops.remove(events) };
+        let events = readable(self.input.as_raw_fd(), Source::Input);
+        let done = if on {
+            ops.add(events)
+        } else {
+            ops.remove(events)
+        };
         match done {
             Ok(()) => self.watched = on,
             Err(error) => log::warn!("cannot watch the serial input: {error:?}"),
@@ -212,44 +254,70 @@ impl Keyboard {
     }
 }
 
+fn readable(fd: RawFd, source: Source) -> Events {
+    Events::with_data_raw(fd, source as u32, EventSet::IN)
+}
+
 impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps) {
-        let mut watch = |fd, source: Source| {
-            if let Err(error) = ops.add(Events::with_data_raw(fd, source as u32, EventSet::IN)) {
+        let nap = self.typing.as_ref().and_then(|t| t.keyboard.as_ref());
+        let watched = [
+            (Some(self.lifecycle.ended().as_raw_fd()), Source::Ended),
+            (Some(self.signals.as_raw_fd()), Source::Signal),
+            (Some(self.fifo_room.as_raw_fd()), Source::FifoRoom),
+            (self.timeout.as_ref().map(OwnedFd::as_raw_fd), Source::Timeout),
+            (nap.map(|(_, timer)| timer.as_raw_fd()), Source::NapOver),
+        ];
+        for (fd, source) in watched {
+            if let Some(fd) = fd
+                && let Err(error) = ops.add(readable(fd, source))
+            {
                 let message = format!("cannot wait for events: {error:?}");
                 self.lifecycle.end(ExitReason::HostError { message });
             }
-        };
-        watch(self.lifecycle.ended().as_raw_fd(), Source::Ended);
-        watch(self.signals.as_raw_fd(), Source::Signal);
-        watch(self.fifo_room.as_raw_fd(), Source::FifoRoom);
-        if let Some(timer) = &self.timer {
-            watch(timer.as_raw_fd(), Source::Timer);
         }
-        self.feed(ops);
+        self.type_in(ops, false);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match Source::of(events) {
             // Whoever waits for it looks at the lifecycle.
             Some(Source::Ended) | None => {}
-            Some(Source::Timer) => self.lifecycle.end(ExitReason::Timeout),
+            Some(Source::Timeout) => self.lifecycle.end(ExitReason::Timeout),
             Some(Source::Signal) => self.signal(),
-            Some(Source::Keyboard) => self.read_keyboard(ops),
+            Some(Source::Input) => self.type_in(ops, true),
             Some(Source::FifoRoom) => {
                 let _ = self.fifo_room.read();
-                self.feed(ops);
+                self.type_in(ops, false);
+            }
+            Some(Source::NapOver) => {
+                if let Some(typing) = &mut self.typing {
+                    typing.nap_over(ops);
+                }
             }
         }
     }
 }
 
-/// A timer that fires once, after `timeout`.
-fn arm_timer(timeout: Duration) -> io::Result<OwnedFd> {
-    let timer = timerfd_create(
-        TimerfdClockId::Monotonic,
-        TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,
-    )?;
+/// Stops the process, as SIGTSTP does where it is not blocked.
+fn stop_self() -> io::Result<()> {
+    use rustix::process::{Signal, getpid, kill_process};
+    Ok(kill_process(getpid(), Signal::STOP)?)
+}
+
+fn timer() -> io::Result<OwnedFd> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    Ok(timerfd_create(TimerfdClockId::Monotonic, flags)?)
+}
+
+/// A timer that fires once, `after` from now.
+fn timer_after(after: Duration) -> io::Result<OwnedFd> {
+    let timer = timer()?;
+    arm(&timer, after)?;
+    Ok(timer)
+}
+
+fn arm(timer: &OwnedFd, after: Duration) -> io::Result<()> {
     let zero = Timespec {
         tv_sec: 0,
         tv_nsec: 0,
@@ -257,15 +325,15 @@ fn arm_timer(timeout: Duration) -> io::Result<OwnedFd> {
     let once = Itimerspec {
         it_interval: zero,
         it_value: Timespec {
-            tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(timeout.subsec_nanos()),
+            tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(after.subsec_nanos()),
         },
     };
-    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
-    Ok(timer)
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
+    Ok(())
 }
 
-/// Blocks [`QUIT_SIGNALS`] and gives a descriptor that becomes readable when one comes.
+/// Blocks [`SIGNALS`] and gives a descriptor that becomes readable when one comes.
 fn signal_descriptor() -> io::Result<OwnedFd> {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set; the other calls get that set,
@@ -273,7 +341,7 @@ fn signal_descriptor() -> io::Result<OwnedFd> {
     // returns belongs to nobody else.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for signal in QUIT_SIGNALS {
+        for signal in SIGNALS {
             libc::sigaddset(set.as_mut_ptr(), signal);
         }
         let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());

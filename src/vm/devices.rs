@@ -7,15 +7,16 @@ use vmm_sys_util::eventfd::EventFd;
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
 use crate::console::OutputWriter;
-use crate::devices::EventSink;
-use crate::devices::acpi_power::{AcpiPower, AcpiPowerState, ResetRegister};
-use crate::devices::boot_timer::{BootTimer, BootTimerState};
+use crate::devices::acpi_power::{self, AcpiPower, AcpiPowerState};
+use crate::devices::boot_timer::{self, BootTimer, BootTimerState};
 use crate::devices::bus::{Bus, BusError};
-use crate::devices::cmos_rtc::{CmosRtc, CmosRtcState};
-use crate::devices::debug_exit::{DebugExit, DebugExitState};
-use crate::devices::i8042::{I8042, I8042State};
-use crate::devices::pvpanic::{Pvpanic, PvpanicState};
-use crate::devices::serial::{Serial, SerialState};
+use crate::devices::cmos_rtc::{self, CmosRtc, CmosRtcState, host_clock};
+use crate::devices::debug_exit::{self, DebugExit, DebugExitState};
+use crate::devices::i8042::{self, I8042, I8042State};
+use crate::devices::pvpanic::{self, Pvpanic, PvpanicState};
+use crate::devices::reset_control::{self, ResetControl, ResetControlState};
+use crate::devices::serial::{self, Serial, SerialState};
+use crate::devices::{BusDevice, EventSink};
 use crate::interrupts::Interrupts;
 use crate::memory::layout;
 
@@ -38,9 +39,10 @@ pub fn build(
     lifecycle: &Arc<Lifecycle>,
     output: OutputWriter,
     fifo_room: &Arc<EventFd>,
+    memory: u64,
 ) -> Result<Buses, BuildError> {
     let serial = Arc::new(Mutex::new(serial_port(interrupts, output, fifo_room)));
-    let pio = port_bus(interrupts, lifecycle, &serial)?;
+    let pio = port_bus(interrupts, lifecycle, serial.clone(), memory)?;
     let mut mmio = Bus::new();
     if let Some(ioapic) = interrupts.ioapic() {
         mmio.insert(layout::IOAPIC_ADDR, layout::IOAPIC_SIZE, ioapic)?;
@@ -57,4 +59,69 @@ fn serial_port(interrupts: &Interrupts, output: OutputWriter, fifo_room: &Arc<Ev
         // A counter that is full already says that there is room.
         Box::new(move || drop(fifo_room.write(1))),
     )
+}
+
+/// The ports of a PC that this machine has.
+fn port_bus(
+    interrupts: &Interrupts,
+    lifecycle: &Arc<Lifecycle>,
+    serial: Arc<Mutex<Serial>>,
+    memory: u64,
+) -> Result<Bus, BusError> {
+    let events = || -> Arc<dyn EventSink> { lifecycle.clone() };
+    let mut bus = Bus::new();
+    let mut add = |port: u16, len: u64, device: Arc<Mutex<dyn BusDevice>>| {
+        bus.insert(u64::from(port), len, device)
+    };
+    add(layout::PORT_SERIAL, serial::LEN, serial)?;
+    add(
+        layout::PORT_I8042,
+        i8042::LEN,
+        shared(I8042::from_state(I8042State::default(), events())),
+    )?;
+    add(
+        layout::PORT_CMOS,
+        cmos_rtc::LEN,
+        shared(CmosRtc::from_state(
+            CmosRtcState::for_memory(memory),
+            host_clock(),
+        )),
+    )?;
+    add(
+        layout::PORT_DEBUG_EXIT,
+        debug_exit::LEN,
+        shared(DebugExit::from_state(DebugExitState::default(), events())),
+    )?;
+    add(
+        layout::PORT_PVPANIC,
+        pvpanic::LEN,
+        shared(Pvpanic::from_state(PvpanicState::default(), events())),
+    )?;
+    add(
+        layout::PORT_BOOT_TIMER,
+        boot_timer::LEN,
+        shared(BootTimer::from_state(BootTimerState::default(), events())),
+    )?;
+    add(
+        layout::PORT_RESET,
+        reset_control::LEN,
+        shared(ResetControl::from_state(
+            ResetControlState::default(),
+            events(),
+        )),
+    )?;
+    add(
+        layout::PORT_ACPI_PM1A_EVT,
+        acpi_power::LEN,
+        shared(AcpiPower::from_state(
+            AcpiPowerState::default(),
+            interrupts.line(layout::IRQ_SCI),
+            events(),
+        )),
+    )?;
+    Ok(bus)
+}
+
+fn shared<D: BusDevice + 'static>(device: D) -> Arc<Mutex<dyn BusDevice>> {
+    Arc::new(Mutex::new(device))
 }

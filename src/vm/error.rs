@@ -4,7 +4,6 @@ use thiserror::Error;
 
 use super::exit::ExitReason;
 use crate::boot::acpi::AcpiError;
-use crate::boot::cmdline::CmdlineError;
 use crate::boot::BootError;
 use crate::config::ConfigError;
 use crate::console::ConsoleError;
@@ -22,9 +21,6 @@ pub enum BuildError {
     /// The kernel, the initrd or what is made of them.
     #[error(transparent)]
     Boot(#[from] BootError),
-    /// The kernel command line.
-    #[error(transparent)]
-    Cmdline(#[from] CmdlineError),
     /// A value that this host's KVM cannot serve.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -118,7 +114,6 @@ impl BuildError {
         let message = one_line(self);
         match self {
             Self::Boot(_)
-            | Self::Cmdline(_)
             | Self::Config(_)
             | Self::Console(_)
             | Self::Memory(_) => ExitReason::Usage { message },

@@ -11,7 +11,7 @@ use super::builder::BuiltVm;
 use super::error::BuildError;
 use super::exit::ExitReason;
 use super::report::millis;
-use crate::console;
+use crate::console::{ConsoleEnd, Finished, Patience};
 use crate::devices::serial::Serial;
 use crate::memory::GuestRam;
 use crate::vcpu::emulate::{Emulator, SharedHooks};
@@ -23,7 +23,7 @@ pub struct RunningVm {
     machine: Arc<Machine>,
     threads: Vec<JoinHandle<VcpuOutcome>>,
     hooks: Option<Arc<SharedHooks>>,
-    output: Option<console::Output>,
+    output: Option<ConsoleEnd>,
     serial: Arc<Mutex<Serial>>,
     // Dropped in this order: KVM's side first, then the memory it maps.
     _vm: Arc<VmFd>,
@@ -41,7 +41,7 @@ pub struct Ended {
     /// Breakpoints planted in the guest.
     pub hooks_planted: u64,
     /// What became of the serial output.
-    pub output: Option<console::Finished>,
+    pub output: Option<Finished>,
     /// When the guest sent its first byte, in milliseconds since the process started.
     pub first_serial_byte: Option<f64>,
 }
@@ -147,10 +147,11 @@ impl RunningVm {
         if let Some(output) = self.output.take() {
             let started = self.machine.lifecycle.started();
             ended.first_serial_byte = output
+                .output
                 .first_byte()
                 .map(|at| millis(at.saturating_duration_since(started)));
-            ended.reason = unmask_panic(ended.reason, output.panic_seen());
-            ended.output = Some(output.finish(console::Patience::default()));
+            ended.reason = unmask_panic(ended.reason, output.output.panic_seen());
+            ended.output = Some(output.finish(Patience::default()));
         }
         ended
     }

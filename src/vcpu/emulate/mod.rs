@@ -1,0 +1,362 @@
+//! The fallback emulator: instructions that KVM hands back, executed here.
+//!
+//! On hardware KVM this is idle. On kvm-pvm hosts guest kernel code runs in
+//! KVM's own instruction emulator, which stops at what it does not know
+//! (CMPXCHG16B, CLAC, the XSAVE family …) with `KVM_EXIT_INTERNAL_ERROR`; the
+//! vCPU thread then calls [`Emulator::on_emulation_failure`] and runs on.
+//!
+//! ```text
+//! failure  bytes at RIP ─► iced-x86 ─► dispatch ─► one file a family of instructions
+//!                                                   │  operand, regs      registers
+//!                                                   │  memory ─► paging   linear → RAM or device
+//!                                                   │  state              FPU, XCR0, MSRs by ioctl
+//!                                     registers ◄───┴► exception          what the guest gets instead
+//! hooks    the planted breakpoint by which SYSCALL is completed
+//! ```
+//!
+//! A new instruction is a line in [`dispatch`] and a function in its family.
+
+mod bits;
+mod cmpxchg16b;
+mod cpu;
+mod error;
+mod exception;
+mod failure;
+mod flags;
+mod fpu;
+mod hooks;
+mod host;
+#[cfg(test)]
+mod kvm_tests;
+mod memory;
+mod operand;
+mod paging;
+mod registers;
+mod regs;
+mod simple;
+mod state;
+mod syscall;
+mod system;
+#[cfg(test)]
+mod testing;
+mod xsave;
+mod xsave_layout;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::VcpuFd;
+
+use self::cpu::{Cpu, Host};
+use self::error::Stop;
+use self::exception::Exception;
+use self::failure::{InstructionBytes, MAX_INSTRUCTION};
+use self::hooks::{Breakpoint, VcpuHook};
+use self::paging::Kind;
+use self::registers::Registers;
+use crate::devices::bus::Bus;
+use crate::memory::ram::GuestRam;
+
+pub use self::error::EmulateError;
+pub use self::hooks::SharedHooks;
+
+/// What an [`Emulator`] has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EmulatorCounts {
+    /// Instructions executed (or answered with a fault), by lower-case mnemonic.
+    pub by_mnemonic: BTreeMap<String, u64>,
+    /// Times a breakpoint was planted, over all vCPUs of the VM.
+    pub hooks_planted: u64,
+    /// SYSCALLs completed.
+    pub syscalls: u64,
+    /// Page faults that went through the planted breakpoint to the guest.
+    pub page_faults: u64,
+}
+
+impl EmulatorCounts {
+    /// Instructions emulated, of all kinds.
+    pub fn instructions(&self) -> u64 {
+        self.by_mnemonic.values().sum()
+    }
+}
+
+/// One vCPU's fallback emulator, owned by the vCPU's thread.
+pub struct Emulator {
+    ram: GuestRam,
+    mmio: Arc<Bus>,
+    host: Host,
+    hook: Option<VcpuHook>,
+    counts: Vec<u64>,
+}
+
+impl Emulator {
+    /// An emulator that reaches `ram`, and devices through `mmio`.
+    ///
+    /// `hooks` is the VM's table on hosts where SYSCALL needs completing; with
+    /// `None` nothing is ever planted.
+    pub fn new(ram: GuestRam, mmio: Arc<Bus>, hooks: Option<Arc<SharedHooks>>) -> Self {
+        Self {
+            ram,
+            mmio,
+            host: Host::detect(),
+            hook: hooks.map(VcpuHook::new),
+            counts: vec![0; Mnemonic::values().len()],
+        }
+    }
+
+    /// The MSRs whose writes [`Emulator::on_wrmsr`] must see where hooks are used.
+    pub fn filtered_msrs() -> &'static [u32] {
+        &[
+            syscall::IA32_STAR,
+            syscall::IA32_LSTAR,
+            syscall::IA32_SFMASK,
+        ]
+    }
+
+    /// KVM_EXIT_INTERNAL_ERROR: executes the instruction at RIP, or injects the
+    /// exception it raises. The vCPU can be run again after `Ok`.
+    ///
+    /// Registers are taken from and left in the `kvm_run` page where
+    /// KVM_CAP_SYNC_REGS is on for this vCPU (`kvm_valid_regs`); they reach KVM
+    /// with the next run.
+    ///
+    /// # Errors
+    /// [`EmulateError::NotCovered`] tells which instruction the emulator does
+    /// not know; the vCPU is then as KVM left it.
+    pub fn on_emulation_failure(&mut self, vcpu: &mut VcpuFd) -> Result<(), EmulateError> {
+        let given = failure::instruction_bytes(vcpu)?;
+        let before = registers::read(vcpu)?;
+        let mut cpu = Cpu {
+            regs: before.regs,
+            sregs: before.sregs,
+            ram: &self.ram,
+            mmio: &self.mmio,
+            state: vcpu,
+            host: &self.host,
+        };
+        let mut seen = given.unwrap_or_default();
+        let result = step(
+            &mut cpu,
+            given,
+            &mut seen,
+            self.hook.as_mut(),
+            &mut self.counts,
+        );
+        let cpl = cpu.cpl();
+        let after = Registers {
+            regs: cpu.regs,
+            sregs: cpu.sregs,
+        };
+        match result {
+            Ok(()) => registers::write(vcpu, &before, &after),
+            Err(Stop::Trap(exception)) => {
+                registers::write(vcpu, &before, &after)?;
+                registers::inject(vcpu, &exception)
+            }
+            Err(Stop::Fault(exception)) => inject_fault(vcpu, &before, &exception),
+            Err(Stop::Retry) => Ok(()),
+            Err(Stop::NotCovered) => Err(not_covered(&seen, &before, cpl)),
+            Err(Stop::PagingMode) => Err(EmulateError::PagingMode {
+                rip: before.regs.rip,
+            }),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
+
+    /// The MSR filter's exit for one of [`Emulator::filtered_msrs`]: writes the
+    /// MSR and plants the hook once LSTAR is known.
+    ///
+    /// False if KVM refuses the value: the guest is then to get `#GP` (`error`
+    /// of the exit set to 1).
+    ///
+    /// # Errors
+    /// [`EmulateError::Kvm`] if an ioctl fails.
+    pub fn on_wrmsr(
+        &mut self,
+        vcpu: &mut VcpuFd,
+        index: u32,
+        value: u64,
+    ) -> Result<bool, EmulateError> {
+        let entry = kvm_msr_entry {
+            index,
+            data: value,
+            ..Default::default()
+        };
+        let accepted = Msrs::from_entries(&[entry])
+            .is_ok_and(|msrs| vcpu.set_msrs(&msrs).is_ok_and(|written| written == 1));
+        if accepted && let Some(hook) = &mut self.hook {
+            hook.msrs(vcpu)?.write(index, value);
+            self.before_run(vcpu)?;
+        }
+        Ok(accepted)
+    }
+
+    /// To be called after each exit where hooks are used: plants anew what the
+    /// guest has written over or moved. Costs a comparison of 17 bytes.
+    ///
+    /// # Errors
+    /// [`EmulateError::Kvm`] if an ioctl fails.
+    pub fn before_run(&mut self, vcpu: &mut VcpuFd) -> Result<(), EmulateError> {
+        let Some(hook) = &mut self.hook else {
+            return Ok(());
+        };
+        let sregs = registers::system(vcpu)?;
+        hook.check(&self.ram, &sregs, self.host.physical_bits, vcpu)
+    }
+
+    /// The vCPU's state was replaced (restored): nothing that was learnt of it holds.
+    pub fn forget(&mut self) {
+        if let Some(hook) = &mut self.hook {
+            hook.forget_msrs();
+        }
+    }
+
+    /// What has been done so far.
+    pub fn counts(&self) -> EmulatorCounts {
+        let by_mnemonic = Mnemonic::values()
+            .zip(&self.counts)
+            .filter(|(_, count)| **count > 0)
+            .map(|(mnemonic, count)| (name(mnemonic), *count))
+            .collect();
+        let hook = self.hook.as_ref();
+        EmulatorCounts {
+            by_mnemonic,
+            hooks_planted: hook.map_or(0, |hook| hook.shared().planted()),
+            syscalls: hook.map_or(0, |hook| hook.syscalls),
+            page_faults: hook.map_or(0, |hook| hook.page_faults),
+        }
+    }
+}
+
+/// One instruction. `seen` becomes its bytes, for an error's text.
+fn step(
+    cpu: &mut Cpu<'_>,
+    given: Option<InstructionBytes>,
+    seen: &mut InstructionBytes,
+    hook: Option<&mut VcpuHook>,
+    counts: &mut [u64],
+) -> Result<(), Stop> {
+    *seen = match given {
+        Some(bytes) => bytes,
+        None => fetch(cpu)?,
+    };
+    if let Some(hook) = hook
+        && seen.first() == Some(hooks::BREAKPOINT)
+        && cpu.cpl() == 0
+        && cpu.is_64_bit()
+    {
+        match hook.on_breakpoint(cpu)? {
+            Breakpoint::Syscall => return Ok(()),
+            Breakpoint::PageFault(displaced) => {
+                *seen = seen.with_first(displaced);
+                let insn = decode(cpu, seen)?;
+                return dispatch(cpu, &insn);
+            }
+            Breakpoint::Guests => {}
+        }
+    }
+    let insn = decode(cpu, seen)?;
+    let result = dispatch(cpu, &insn);
+    let done = matches!(result, Ok(()) | Err(Stop::Fault(_) | Stop::Trap(_)));
+    if done && let Some(count) = counts.get_mut(insn.mnemonic() as usize) {
+        *count += 1;
+    }
+    result
+}
+
+/// The bytes at RIP, through the page tables: up to the first page that faults.
+fn fetch(cpu: &mut Cpu<'_>) -> Result<InstructionBytes, Stop> {
+    let base = if cpu.is_64_bit() {
+        0
+    } else {
+        cpu.sregs.cs.base
+    };
+    let linear = base.wrapping_add(cpu.regs.rip);
+    let privilege = cpu.privilege();
+    let mut bytes = [0; MAX_INSTRUCTION];
+    let first_page = (4096 - (linear & 0xfff) as usize).min(MAX_INSTRUCTION);
+    let (now, later) = bytes.split_at_mut(first_page);
+    cpu.read_as(linear, now, Kind::Fetch, privilege)?;
+    let next = linear.wrapping_add(first_page as u64);
+    let whole = cpu.read_as(next, later, Kind::Fetch, privilege).is_ok();
+    let len = if whole { MAX_INSTRUCTION } else { first_page };
+    Ok(InstructionBytes::new(bytes.get(..len).unwrap_or(&bytes)))
+}
+
+/// Decodes, and moves RIP past the instruction.
+fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, Stop> {
+    let mut decoder = Decoder::with_ip(
+        cpu.bitness(),
+        bytes.as_slice(),
+        cpu.regs.rip,
+        DecoderOptions::NONE,
+    );
+    let insn = decoder.decode();
+    if insn.is_invalid() {
+        return Err(Stop::NotCovered);
+    }
+    cpu.regs.rip = insn.next_ip();
+    Ok(insn)
+}
+
+/// From an instruction to its semantics.
+fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
+    use Mnemonic::*;
+    match insn.mnemonic() {
+        Cmpxchg16b => cmpxchg16b::execute(cpu, insn),
+        Clac | Stac | Clc | Stc | Cmc | Cld | Std | Cli => flags::execute(cpu, insn),
+        Popcnt | Lzcnt | Tzcnt | Andn | Bextr | Bzhi | Blsi | Blsr | Blsmsk | Pdep | Pext
+        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe => bits::execute(cpu, insn),
+        Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xsavec | Xsavec64 | Xsaves | Xsaves64
+        | Xrstor | Xrstor64 | Xrstors | Xrstors64 => xsave::execute(cpu, insn),
+        Wait | Ldmxcsr | Vldmxcsr | Stmxcsr | Vstmxcsr | Fxsave | Fxsave64 | Fxrstor
+        | Fxrstor64 | Fninit | Fnclex | Emms | Fldcw | Fnstcw | Fnstsw => fpu::execute(cpu, insn),
+        Xgetbv | Xsetbv | Clts | Invpcid | Rdpid | Rdtsc | Rdtscp | Rdrand | Rdseed | Int3
+        | Int => system::execute(cpu, insn),
+        Nop | Endbr64 | Endbr32 | Pause | Mov | Lea | Push | Pop | Jmp | Add | Sub | Cmp | And
+        | Test | Or | Xor => simple::execute(cpu, insn),
+        _ => Err(Stop::NotCovered),
+    }
+}
+
+/// The guest gets a fault with its registers as they were, but for CR2.
+fn inject_fault(
+    vcpu: &mut VcpuFd,
+    before: &Registers,
+    exception: &Exception,
+) -> Result<(), EmulateError> {
+    if let Some(cr2) = exception.cr2 {
+        let mut after = *before;
+        after.sregs.cr2 = cr2;
+        registers::write(vcpu, before, &after)?;
+    }
+    registers::inject(vcpu, exception)
+}
+
+fn name(mnemonic: Mnemonic) -> String {
+    format!("{mnemonic:?}").to_lowercase()
+}
+
+fn not_covered(bytes: &InstructionBytes, at: &Registers, cpl: u8) -> EmulateError {
+    let bitness = if at.sregs.cs.l != 0 { 64 } else { 32 };
+    let insn = Decoder::new(bitness, bytes.as_slice(), DecoderOptions::NONE).decode();
+    let len = match insn.len() {
+        0 => bytes.as_slice().len(),
+        len => len,
+    };
+    let bytes = bytes
+        .as_slice()
+        .iter()
+        .take(len)
+        .map(|byte| format!("{byte:02x}"))
+        .collect::<Vec<_>>()
+        .join(" ");
+    EmulateError::NotCovered {
+        mnemonic: name(insn.mnemonic()),
+        bytes,
+        rip: at.regs.rip,
+        cpl,
+    }
+}

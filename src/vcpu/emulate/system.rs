@@ -1,0 +1,109 @@
+//! System instructions: XGETBV, XSETBV, CLTS, INVPCID, RDPID, RDTSCP, RDRAND, RDSEED, INT.
+
+use iced_x86::{Instruction, Mnemonic};
+
+use super::cpu::Cpu;
+use super::error::Stop;
+use super::exception::{Exception, vector};
+use super::host;
+use super::regs::{mask, rflags, set_flags};
+
+const IA32_TSC: u32 = 0x10;
+const IA32_TSC_AUX: u32 = 0xc000_0103;
+const CR0_TS: u64 = 1 << 3;
+const CR4_TSD: u64 = 1 << 2;
+
+/// Executes one of the group.
+pub(super) fn execute(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
+    match insn.mnemonic() {
+        Mnemonic::Xgetbv => xgetbv(cpu),
+        Mnemonic::Xsetbv => xsetbv(cpu),
+        Mnemonic::Clts => {
+            cpu.require_cpl0()?;
+            cpu.sregs.cr0 &= !CR0_TS;
+            Ok(())
+        }
+        Mnemonic::Invpcid => invpcid(cpu, insn),
+        Mnemonic::Rdpid => {
+            let aux = cpu.state.msr(IA32_TSC_AUX)?.unwrap_or(0);
+            cpu.set_value(insn, 0, aux & mask(4))
+        }
+        Mnemonic::Rdtsc => rdtsc(cpu),
+        Mnemonic::Rdtscp => {
+            rdtsc(cpu)?;
+            cpu.regs.rcx = cpu.state.msr(IA32_TSC_AUX)?.unwrap_or(0) & mask(4);
+            Ok(())
+        }
+        Mnemonic::Rdrand | Mnemonic::Rdseed => random(cpu, insn),
+        // From user mode a gate's privilege would count too; KVM has not been seen to hand that back.
+        Mnemonic::Int3 if cpu.cpl() == 0 => {
+            Err(Stop::Trap(Exception::software(vector::BREAKPOINT)))
+        }
+        Mnemonic::Int if cpu.cpl() == 0 => Err(Stop::Trap(Exception::software(insn.immediate8()))),
+        _ => Err(Stop::NotCovered),
+    }
+}
+
+fn xgetbv(cpu: &mut Cpu<'_>) -> Result<(), Stop> {
+    cpu.require_osxsave()?;
+    let xcr0 = cpu.state.xcr0()?;
+    let value = match cpu.regs.rcx as u32 {
+        0 => xcr0,
+        // XINUSE (SDM vol. 1 §13.2): what of XCR0 is not in its initial configuration.
+        1 => xcr0 & cpu.state.xsave()?.in_use(),
+        _ => return Err(Exception::general_protection().into()),
+    };
+    set_pair(cpu, value);
+    Ok(())
+}
+
+fn xsetbv(cpu: &mut Cpu<'_>) -> Result<(), Stop> {
+    cpu.require_osxsave()?;
+    cpu.require_cpl0()?;
+    let value = cpu.regs.rdx << 32 | cpu.regs.rax & mask(4);
+    if cpu.regs.rcx as u32 != 0 || !cpu.state.set_xcr0(value)? {
+        return Err(Exception::general_protection().into());
+    }
+    Ok(())
+}
+
+/// Checks the operands, then drops more than was asked for, which is allowed:
+/// every translation.
+fn invpcid(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
+    const RESERVED: u64 = !0xfff;
+    cpu.require_cpl0()?;
+    let kind = cpu.value(insn, 0)?;
+    let at = cpu.address(insn, 1)?;
+    let mut descriptor = [0; 16];
+    cpu.read(at, &mut descriptor)?;
+    let descriptor = u128::from_le_bytes(descriptor);
+    let (pcid, linear) = (descriptor as u64, (descriptor >> 64) as u64);
+    let bad_address = kind == 0 && !cpu.walker().is_canonical(linear);
+    if kind > 3 || pcid & RESERVED != 0 || bad_address {
+        return Err(Exception::general_protection().into());
+    }
+    Ok(cpu.state.flush_tlb(&cpu.sregs)?)
+}
+
+fn rdtsc(cpu: &mut Cpu<'_>) -> Result<(), Stop> {
+    if cpu.sregs.cr4 & CR4_TSD != 0 {
+        cpu.require_cpl0()?;
+    }
+    let tsc = cpu.state.msr(IA32_TSC)?.ok_or(Stop::NotCovered)?;
+    set_pair(cpu, tsc);
+    Ok(())
+}
+
+/// EDX:EAX, upper halves cleared.
+fn set_pair(cpu: &mut Cpu<'_>, value: u64) {
+    cpu.regs.rax = value & mask(4);
+    cpu.regs.rdx = value >> 32;
+}
+
+/// CF tells success; with none the destination is zero.
+fn random(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
+    let word = host::random();
+    let success = if word.is_some() { rflags::CF } else { 0 };
+    set_flags(&mut cpu.regs, rflags::STATUS, success);
+    cpu.set_value(insn, 0, word.unwrap_or(0))
+}
