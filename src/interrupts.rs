@@ -13,8 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_MSI, KVM_PIT_SPEAKER_DUMMY,
     KVM_X2APIC_API_USE_32BIT_IDS, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry,
-    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_msi,
-    kvm_pit_config,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_msi, kvm_pit_config,
 };
 use kvm_ioctls::VmFd;
 use thiserror::Error;
@@ -207,7 +206,10 @@ impl MsiSink for KvmMsiSink {
     fn route_changed(&self, pin: u32, route: Option<Msi>) {
         let wanted = route.filter(|msi| msi.data & MSI_LEVEL != 0);
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(slot) = usize::try_from(pin).ok().and_then(|pin| routes.get_mut(pin)) else {
+        let Some(slot) = usize::try_from(pin)
+            .ok()
+            .and_then(|pin| routes.get_mut(pin))
+        else {
             return;
         };
         if *slot != wanted {

@@ -1,10 +1,10 @@
-<<<<<<< HEAD
 //! From a kernel file to guest memory and the point where the vCPU enters it.
 //!
 //! In two stages, so that whatever the user can mend fails before a VM exists:
 //! [`Kernel::open`] and [`Initrd::open`] look at the files; [`load`] puts them
 //! into guest memory together with what the boot protocol asks for.
 
+pub mod acpi;
 mod bytes;
 mod bzimage;
 mod cache;
@@ -135,8 +135,3 @@ pub fn load(
 fn memory_error(what: &'static str, source: MemoryError) -> BootError {
     BootError::Memory { what, source }
 }
-=======
-//! From files to a machine ready to start.
-
-pub mod acpi;
->>>>>>> devices

@@ -50,7 +50,10 @@ pub fn for_vcpu(supported: &CpuId, topology: Topology, apic_id: u32) -> Result<C
         .copied()
         .collect();
     let amd = entries.iter().any(|e| e.function == 0 && is_amd(e));
-    let max_leaf = entries.iter().find(|e| e.function == 0).map_or(0, |e| e.eax);
+    let max_leaf = entries
+        .iter()
+        .find(|e| e.function == 0)
+        .map_or(0, |e| e.eax);
     for entry in &mut entries {
         set_topology(entry, topology, apic_id, amd);
     }
@@ -104,7 +107,11 @@ fn set_topology(entry: &mut kvm_cpuid_entry2, topology: Topology, apic_id: u32, 
 }
 
 fn set_bit(register: &mut u32, bit: u32, on: bool) {
-    *register = if on { *register | bit } else { *register & !bit };
+    *register = if on {
+        *register | bit
+    } else {
+        *register & !bit
+    };
 }
 
 /// Bits of the APIC id that number the cores of the one socket.

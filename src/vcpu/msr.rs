@@ -1,7 +1,9 @@
 //! The model-specific registers that a PC's firmware would have set.
 
-use kvm_bindings::{Msrs, kvm_msr_entry};
-use kvm_ioctls::VcpuFd;
+use kvm_bindings::{
+    KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER, Msrs, kvm_enable_cap, kvm_msr_entry,
+};
+use kvm_ioctls::{MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VcpuFd, VmFd};
 use thiserror::Error;
 
 /// `IA32_MISC_ENABLE` (Intel SDM vol. 4, table 2-2).
@@ -25,6 +27,34 @@ pub enum MsrError {
     /// KVM stopped at one register.
     #[error("KVM refuses to set model-specific register {0:#x}")]
     Refused(u32),
+    /// KVM_CAP_X86_USER_SPACE_MSR or KVM_X86_SET_MSR_FILTER.
+    #[error("cannot watch the system-call registers, which a kvm-pvm host needs")]
+    Filter(#[source] kvm_ioctls::Error),
+}
+
+/// Makes guest writes to `indices` exit to the VMM (KVM_EXIT_X86_WRMSR), and no others.
+///
+/// # Errors
+/// [`MsrError::Filter`] if KVM cannot filter.
+pub fn watch_writes(vm: &VmFd, indices: &[u32]) -> Result<(), MsrError> {
+    vm.enable_cap(&kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        args: [u64::from(KVM_MSR_EXIT_REASON_FILTER), 0, 0, 0],
+        ..Default::default()
+    })
+    .map_err(MsrError::Filter)?;
+    // One range for each register: a clear bit denies, and a denied access exits.
+    let ranges: Vec<MsrFilterRange> = indices
+        .iter()
+        .map(|index| MsrFilterRange {
+            flags: MsrFilterRangeFlags::WRITE,
+            base: *index,
+            msr_count: 1,
+            bitmap: &[0],
+        })
+        .collect();
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges)
+        .map_err(MsrError::Filter)
 }
 
 /// What firmware leaves in each vCPU, beyond KVM's reset state.

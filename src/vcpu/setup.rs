@@ -102,7 +102,14 @@ fn descriptor(segment: &kvm_segment) -> u64 {
 pub fn write_boot_tables(ram: &GuestRam, entry: &Entry) -> Result<(), MemoryError> {
     let long_mode = matches!(entry, Entry::Linux64 { .. });
     let [code, data, tss] = segments(long_mode);
-    let gdt = [0, 0, descriptor(&code), descriptor(&data), descriptor(&tss), 0];
+    let gdt = [
+        0,
+        0,
+        descriptor(&code),
+        descriptor(&data),
+        descriptor(&tss),
+        0,
+    ];
     for (index, value) in (0u64..).zip(gdt) {
         ram.write_u64(GDT_ADDR + 8 * index, value)?;
     }
@@ -259,7 +266,10 @@ mod tests {
     fn vmx_control_checks(s: &kvm_sregs) {
         assert_eq!(s.cr0 >> 32, 0);
         assert!(s.cr0 & CR0_PG == 0 || s.cr0 & CR0_PE != 0, "PG needs PE");
-        assert!(s.cr0 & (1 << 29) == 0 || s.cr0 & (1 << 30) != 0, "NW needs CD");
+        assert!(
+            s.cr0 & (1 << 29) == 0 || s.cr0 & (1 << 30) != 0,
+            "NW needs CD"
+        );
         let lma = s.efer & EFER_LMA != 0;
         assert_eq!(
             lma,
@@ -335,9 +345,18 @@ mod tests {
         let ram = GuestRam::new(1 << 20).unwrap();
         write_boot_tables(&ram, &LINUX).unwrap();
         assert_eq!(ram.read_u64(GDT_ADDR).unwrap(), 0);
-        assert_eq!(ram.read_u64(GDT_ADDR + 0x10).unwrap(), 0x00af_9b00_0000_ffff);
-        assert_eq!(ram.read_u64(GDT_ADDR + 0x18).unwrap(), 0x00cf_9300_0000_ffff);
-        assert_eq!(ram.read_u64(GDT_ADDR + 0x20).unwrap(), 0x0000_8b00_0000_0067);
+        assert_eq!(
+            ram.read_u64(GDT_ADDR + 0x10).unwrap(),
+            0x00af_9b00_0000_ffff
+        );
+        assert_eq!(
+            ram.read_u64(GDT_ADDR + 0x18).unwrap(),
+            0x00cf_9300_0000_ffff
+        );
+        assert_eq!(
+            ram.read_u64(GDT_ADDR + 0x20).unwrap(),
+            0x0000_8b00_0000_0067
+        );
     }
 
     #[test]

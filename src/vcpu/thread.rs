@@ -20,6 +20,7 @@ use super::kick::KickSlot;
 use super::report;
 use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
+use crate::vm::error::one_line;
 use crate::vm::exit::ExitReason;
 use crate::vm::lifecycle::Lifecycle;
 
@@ -112,13 +113,7 @@ impl Vcpu {
         // Nothing but EINTR can come of it: the guest is not entered.
         let _ = self.fd.run().map(drop);
         self.fd.set_kvm_immediate_exit(0);
-        if let Some(emulator) = &mut self.emulator {
-            emulator.before_pause();
-        }
         self.machine.lifecycle.gate().park();
-        if let Some(emulator) = &mut self.emulator {
-            emulator.after_pause();
-        }
     }
 
     fn enter_guest(&mut self) -> Next {
@@ -193,8 +188,12 @@ impl Vcpu {
             }
             Err(error) => return self.run_error(error.errno()),
         };
-        if let Some(emulator) = &mut self.emulator {
-            emulator.after_exit(&mut self.fd);
+        if let Next::Enter = next
+            && let Some(emulator) = &mut self.emulator
+            && let Err(error) = emulator.before_run(&mut self.fd)
+        {
+            let what = one_line(&error);
+            return self.fail(&what);
         }
         next
     }
@@ -220,15 +219,20 @@ impl Vcpu {
     }
 
     fn filtered_wrmsr(&mut self, index: u32, value: u64) -> Next {
-        let Some(emulator) = &mut self.emulator else {
-            // No filter is installed without the emulator; answer #GP.
-            set_msr_error(&mut self.fd);
-            return Next::Enter;
+        // No filter is installed without the emulator.
+        let written = match &mut self.emulator {
+            Some(emulator) => emulator.on_wrmsr(&mut self.fd, index, value),
+            None => Ok(false),
         };
-        match emulator.on_wrmsr(&mut self.fd, index, value) {
-            Ok(()) => Next::Enter,
+        match written {
+            Ok(true) => Next::Enter,
+            Ok(false) => {
+                // The guest gets #GP.
+                self.fd.get_kvm_run().__bindgen_anon_1.msr.error = 1;
+                Next::Enter
+            }
             Err(error) => {
-                let what = error.to_string();
+                let what = one_line(&error);
                 self.fail(&what)
             }
         }
@@ -243,7 +247,7 @@ impl Vcpu {
         let outcome = match &mut self.emulator {
             Some(emulator) => emulator
                 .on_emulation_failure(&mut self.fd)
-                .map_err(|error| error.to_string()),
+                .map_err(|error| one_line(&error)),
             None => Err("KVM cannot emulate an instruction".to_owned()),
         };
         match outcome {
@@ -280,10 +284,4 @@ fn io_unit(run: *const kvm_run) -> usize {
     // which does not overlap the data buffer behind the structure.
     let size = unsafe { (*run).__bindgen_anon_1.io.size };
     usize::from(size.max(1))
-}
-
-/// Makes the WRMSR that has just exited fault with #GP.
-fn set_msr_error(fd: &mut VcpuFd) {
-    // `error` is a plain byte of the union that KVM reads on the next entry.
-    fd.get_kvm_run().__bindgen_anon_1.msr.error = 1;
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::error::BuildError;
@@ -27,7 +27,7 @@ use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
 use crate::vcpu::cpuid::{self, Topology};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
-use crate::vcpu::{emulate, msr, setup};
+use crate::vcpu::{msr, setup};
 
 /// What the user named, opened and checked; nothing has been created yet.
 pub struct Inputs {
@@ -105,11 +105,7 @@ pub struct BuiltVm {
 ///
 /// # Errors
 /// [`BuildError`], one line that says what could not be made.
-pub fn build(
-    config: &VmConfig,
-    inputs: Inputs,
-    started: Instant,
-) -> Result<BuiltVm, BuildError> {
+pub fn build(config: &VmConfig, inputs: Inputs, started: Instant) -> Result<BuiltVm, BuildError> {
     let Inputs {
         kernel,
         initrd,
@@ -128,9 +124,8 @@ pub fn build(
     let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus)?);
     let vcpu_fds = create_vcpus(&vm, &kvm, config.cpus)?;
 
-    let lifecycle = Arc::new(
-        Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?,
-    );
+    let lifecycle =
+        Arc::new(Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?);
     let fifo_room = Arc::new(
         EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
             .map_err(BuildError::EventDescriptor)?,
@@ -160,9 +155,11 @@ pub fn build(
             .map_err(BuildError::Registers)?;
     }
 
-    let hooks = backend.interprets_kernel_code().then(|| Arc::new(SharedHooks::new(ram.clone())));
+    let hooks = backend
+        .interprets_kernel_code()
+        .then(|| Arc::new(SharedHooks::new(ram.clone())));
     if hooks.is_some() {
-        emulate::install_msr_filter(&vm).map_err(BuildError::MsrFilter)?;
+        msr::watch_writes(&vm, Emulator::filtered_msrs())?;
     }
     let machine = Arc::new(Machine {
         pio: Arc::new(buses.pio),
@@ -174,7 +171,10 @@ pub fn build(
         .zip(vcpu_fds)
         .map(|(id, mut fd)| {
             let emulator = hooks.as_ref().map(|hooks| {
-                Emulator::new(&mut fd, ram.clone(), machine.mmio.clone(), hooks.clone())
+                // The emulator finds the registers in the kvm_run page (KVM_CAP_SYNC_REGS).
+                fd.set_sync_valid_reg(SyncReg::Register);
+                fd.set_sync_valid_reg(SyncReg::SystemRegister);
+                Emulator::new(ram.clone(), machine.mmio.clone(), Some(hooks.clone()))
             });
             Vcpu::new(id, fd, machine.clone(), emulator)
         })

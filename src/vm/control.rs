@@ -5,7 +5,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -241,7 +241,7 @@ impl Typing {
         if on == self.watched || !self.input.pollable() {
             return;
         }
-        let events = readable(self.input.as_raw_fd(), Source::Input);
+        let events = readable(self.input.as_fd().as_raw_fd(), Source::Input);
         let done = if on {
             ops.add(events)
         } else {
@@ -265,7 +265,10 @@ impl MutEventSubscriber for Control {
             (Some(self.lifecycle.ended().as_raw_fd()), Source::Ended),
             (Some(self.signals.as_raw_fd()), Source::Signal),
             (Some(self.fifo_room.as_raw_fd()), Source::FifoRoom),
-            (self.timeout.as_ref().map(OwnedFd::as_raw_fd), Source::Timeout),
+            (
+                self.timeout.as_ref().map(OwnedFd::as_raw_fd),
+                Source::Timeout,
+            ),
             (nap.map(|(_, timer)| timer.as_raw_fd()), Source::NapOver),
         ];
         for (fd, source) in watched {

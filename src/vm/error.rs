@@ -3,8 +3,8 @@
 use thiserror::Error;
 
 use super::exit::ExitReason;
-use crate::boot::acpi::AcpiError;
 use crate::boot::BootError;
+use crate::boot::acpi::AcpiError;
 use crate::config::ConfigError;
 use crate::console::ConsoleError;
 use crate::devices::bus::BusError;
@@ -84,9 +84,6 @@ pub enum BuildError {
     /// KVM_GET_SREGS, KVM_SET_SREGS or KVM_SET_REGS.
     #[error("cannot set the registers of the boot vCPU")]
     Registers(#[source] kvm_ioctls::Error),
-    /// KVM_X86_SET_MSR_FILTER.
-    #[error("cannot watch the system-call registers, which a kvm-pvm host needs")]
-    MsrFilter(#[source] kvm_ioctls::Error),
     /// eventfd.
     #[error("cannot make an event descriptor")]
     EventDescriptor(#[source] std::io::Error),
@@ -113,10 +110,9 @@ impl BuildError {
     pub fn reason(&self) -> ExitReason {
         let message = one_line(self);
         match self {
-            Self::Boot(_)
-            | Self::Config(_)
-            | Self::Console(_)
-            | Self::Memory(_) => ExitReason::Usage { message },
+            Self::Boot(_) | Self::Config(_) | Self::Console(_) | Self::Memory(_) => {
+                ExitReason::Usage { message }
+            }
             _ => ExitReason::HostError { message },
         }
     }

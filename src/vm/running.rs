@@ -140,7 +140,8 @@ impl RunningVm {
         }
         for outcome in &outcomes {
             outcome.counts.add_to(&mut ended.exits);
-            for (mnemonic, count) in outcome.emulator.iter().flat_map(Emulator::counts) {
+            let emulated = outcome.emulator.as_ref().map(Emulator::counts);
+            for (mnemonic, count) in emulated.unwrap_or_default().by_mnemonic {
                 *ended.emulated.entry(mnemonic).or_default() += count;
             }
         }
@@ -184,9 +185,6 @@ mod tests {
             ExitReason::KernelPanic
         );
         assert_eq!(unmask_panic(ExitReason::Reset, false), ExitReason::Reset);
-        assert_eq!(
-            unmask_panic(ExitReason::Timeout, true),
-            ExitReason::Timeout
-        );
+        assert_eq!(unmask_panic(ExitReason::Timeout, true), ExitReason::Timeout);
     }
 }
