@@ -4,6 +4,7 @@
 //! ([`Inputs::open`]), then the machine is made ([`build`], top to bottom),
 //! and only then do threads start ([`super::running`]).
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -76,6 +77,13 @@ impl Inputs {
             backend,
             console: Console::open(&config.serial)?,
         })
+    }
+}
+
+impl Inputs {
+    /// The terminal a `--serial pty` leads to.
+    pub fn pty_path(&self) -> Option<&Path> {
+        self.console.pty_path.as_deref()
     }
 }
 

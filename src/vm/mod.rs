@@ -33,6 +33,10 @@ pub fn run(config: &VmConfig, started: Instant) -> Report {
 
 fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
     let inputs = Inputs::open(config)?;
+    if let Some(path) = inputs.pty_path() {
+        // The one line a user of `--serial pty` waits for, whatever the log level.
+        eprintln!("mayfly: serial port is {}", path.display());
+    }
     let mut built = builder::build(config, inputs, started)?;
     let lifecycle = built.machine.lifecycle.clone();
     let control = Control::new(

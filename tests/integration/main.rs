@@ -3,7 +3,15 @@
 //! The same tests run on the machine's own `/dev/kvm` and, by
 //! `emulated_host.rs`, on a host with hardware KVM.
 
+mod bad_input;
 mod bare;
+mod boot;
 mod common;
+mod doctor;
 mod emulated_host;
 mod pause;
+mod json;
+mod linux;
+mod memory;
+mod serial;
+mod terminal;

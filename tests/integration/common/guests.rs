@@ -19,15 +19,42 @@ macro_rules! sources {
 }
 
 /// What the guests include, and the linker script.
-const SHARED: &[(&str, &str)] = sources!["guest.ld", "guest.inc", "user.inc", "bootinfo.inc"];
+const SHARED: &[(&str, &str)] = sources![
+    "guest.ld",
+    "acpi.inc",
+    "guest.inc",
+    "interrupts.inc",
+    "memory_map.inc",
+    "user.inc",
+    "window.inc",
+];
 
 /// The guests, one a file.
 const GUESTS: &[(&str, &str)] = sources![
     "boot_linux64.S",
+    "boot_pvh.S",
     "hello.S",
+    "hostile.S",
+    "initrd.S",
+    "instr.S",
+    "memory.S",
+    "mmio.S",
+    "panic_text.S",
+    "pause_load.S",
+    "ports.S",
+    "poweroff.S",
+    "pvpanic.S",
+    "reset_cf9.S",
+    "serial_irq.S",
+    "smp.S",
     "spin.S",
     "spin_user.S",
+    "status.S",
+    "syscall_forgery.S",
+    "time.S",
+    "timer.S",
     "triple_fault.S",
+    "wild_jump.S",
 ];
 
 /// The ELF file of the bare guest `name`.

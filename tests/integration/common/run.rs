@@ -15,7 +15,7 @@ pub const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 
 /// How long any run may take before the test fails: generous, as tests share
 /// few processors with each other.
-const LIMIT: Duration = Duration::from_secs(180);
+pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// One command line of `mayfly`.
 pub struct Mayfly {
@@ -74,6 +74,22 @@ impl Mayfly {
     {
         self.command.args(arguments);
         self
+    }
+
+    /// The same command line, run by another program that takes it as its last
+    /// arguments (`sh -c SCRIPT sh`, `unshare`).
+    pub fn under<I, S>(self, program: &str, arguments: I) -> Self
+    where
+        I: IntoIterator<Item = S>,
+        S: AsRef<OsStr>,
+    {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(self.command.get_program());
+        command.args(self.command.get_args()).stdin(Stdio::null());
+        Self {
+            command,
+            input: None,
+        }
     }
 
     /// An environment variable.
