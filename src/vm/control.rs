@@ -184,7 +184,8 @@ impl Typing {
         loop {
             self.deliver();
             // A regular file is always readable.
-            if !self.input.wants_more() || !(readable || !self.input.pollable()) {
+            let can_read = readable || !self.input.pollable();
+            if !(self.input.wants_more() && can_read) {
                 break;
             }
             readable = false;
