@@ -54,7 +54,7 @@ pub struct Console {
     pub pty_path: Option<PathBuf>,
     on_stdout: bool,
     /// Keeps the user's end of the pseudo-terminal open.
-    _pty_slave: Option<OwnedFd>,
+    pty_slave: Option<OwnedFd>,
 }
 
 impl Console {
@@ -85,7 +85,7 @@ impl Console {
             output,
             pty_path: None,
             on_stdout: false,
-            _pty_slave: None,
+            pty_slave: None,
         }
     }
 
@@ -109,7 +109,7 @@ impl Console {
         Ok(Self {
             input: Some(input),
             pty_path: Some(pty.path),
-            _pty_slave: Some(pty.slave),
+            pty_slave: Some(pty.slave),
             ..Self::new(writer, output)
         })
     }
@@ -119,7 +119,7 @@ impl Console {
         let end = ConsoleEnd {
             output: self.output,
             on_stdout: self.on_stdout,
-            _pty_slave: self._pty_slave,
+            pty_slave: self.pty_slave,
         };
         (self.writer, self.input, end)
     }
@@ -131,7 +131,7 @@ pub struct ConsoleEnd {
     /// What becomes of what the guest prints.
     pub output: Output,
     on_stdout: bool,
-    _pty_slave: Option<OwnedFd>,
+    pty_slave: Option<OwnedFd>,
 }
 
 impl ConsoleEnd {
@@ -139,6 +139,9 @@ impl ConsoleEnd {
     /// stdout: false if the serial port leads elsewhere.
     pub fn finish(self, patience: Patience) -> Finished {
         let finished = self.output.finish(patience);
+        if let Some(slave) = &self.pty_slave {
+            pty::drain(slave, patience);
+        }
         Finished {
             line_open: finished.line_open && self.on_stdout,
             ..finished

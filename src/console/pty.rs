@@ -1,12 +1,20 @@
 //! A pseudo-terminal of our own.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::ioctl_fionread;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+use super::patient::Patience;
+
+/// How often to look whether the user has read on; nothing tells.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Both ends of a pseudo-terminal.
 #[derive(Debug)]
@@ -41,4 +49,27 @@ pub fn open() -> io::Result<Pty> {
         slave,
         path,
     })
+}
+
+/// Waits until the user has read what was written, as long as they read on:
+/// the terminal and what is in it are gone when Mayfly's end is closed.
+pub fn drain(slave: impl AsFd, patience: Patience) {
+    let deadline = Instant::now() + patience.total;
+    let mut left = u64::MAX;
+    let mut stalled = Instant::now();
+    loop {
+        match ioctl_fionread(&slave) {
+            Ok(now) if now > 0 => {
+                if now < left {
+                    left = now;
+                    stalled = Instant::now();
+                }
+            }
+            Ok(_) | Err(_) => return,
+        }
+        if stalled.elapsed() >= patience.stall || Instant::now() >= deadline {
+            return;
+        }
+        thread::sleep(LOOK);
+    }
 }

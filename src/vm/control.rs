@@ -88,6 +88,20 @@ struct Typing {
     keyboard: Option<(RawMode, OwnedFd)>,
 }
 
+/// The signals that come as events instead of ending the process.
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Blocks [`SIGNALS`] in this thread and, by inheritance, in those it
+    /// starts afterwards: so it must come before the first of them.
+    ///
+    /// # Errors
+    /// [`ControlError::Signals`] if the host refuses.
+    pub fn block() -> Result<Self, ControlError> {
+        signal_descriptor().map(Self).map_err(ControlError::Signals)
+    }
+}
+
 /// Everything the main thread waits for.
 pub struct Control {
     lifecycle: Arc<Lifecycle>,
@@ -98,25 +112,24 @@ pub struct Control {
 }
 
 impl Control {
-    /// Blocks [`SIGNALS`], so that they come as events, which threads started
-    /// afterwards inherit; arms the timeout; takes the terminal over.
+    /// Arms the timeout and takes the terminal over.
     ///
     /// # Errors
     /// [`ControlError`] names what the host refused.
     pub fn new(
+        signals: Signals,
         lifecycle: Arc<Lifecycle>,
         serial: Arc<Mutex<Serial>>,
         fifo_room: Arc<EventFd>,
         input: Option<Input>,
         timeout: Option<Duration>,
     ) -> Result<Self, ControlError> {
-        let signals = signal_descriptor().map_err(ControlError::Signals)?;
         let timeout = timeout.map(timer_after).transpose();
         Ok(Self {
             lifecycle,
             fifo_room,
             timeout: timeout.map_err(ControlError::Timer)?,
-            signals,
+            signals: signals.0,
             typing: input.map(|input| Typing::new(input, serial)).transpose()?,
         })
     }

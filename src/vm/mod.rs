@@ -16,7 +16,7 @@ use event_manager::{EventManager, SubscriberOps};
 
 use crate::config::VmConfig;
 use builder::Inputs;
-use control::Control;
+use control::{Control, Signals};
 use error::BuildError;
 use running::RunningVm;
 
@@ -32,6 +32,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Report {
 }
 
 fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
+    let signals = Signals::block()?;
     let inputs = Inputs::open(config)?;
     if let Some(path) = inputs.pty_path() {
         // The one line a user of `--serial pty` waits for, whatever the log level.
@@ -40,6 +41,7 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
     let mut built = builder::build(config, inputs, started)?;
     let lifecycle = built.machine.lifecycle.clone();
     let control = Control::new(
+        signals,
         lifecycle.clone(),
         built.serial.clone(),
         built.fifo_room.clone(),

@@ -26,7 +26,7 @@ pub(super) fn physical_bits() -> u32 {
 
 /// Replaces the aligned word at `gpa` if it still is `old`. False if it is not, or not RAM.
 pub(super) fn replace_u64(ram: &GuestRam, gpa: u64, old: u64, new: u64) -> bool {
-    if gpa % 8 != 0 {
+    if !gpa.is_multiple_of(8) {
         return false;
     }
     let Ok(pointer) = ram.host_ptr(gpa, 8) else {
@@ -78,7 +78,7 @@ pub(super) fn compare_exchange_u128(
     old: u128,
     new: u128,
 ) -> Option<u128> {
-    if gpa % 16 != 0 || !has_cmpxchg16b() {
+    if !gpa.is_multiple_of(16) || !has_cmpxchg16b() {
         return None;
     }
     let pointer = ram.host_ptr(gpa, 16).ok()?;

@@ -17,6 +17,8 @@
 //! A new instruction is a line in [`dispatch`] and a function in its family.
 
 mod bits;
+#[cfg(test)]
+mod bits_tests;
 mod cmpxchg16b;
 mod cpu;
 mod error;
@@ -25,7 +27,11 @@ mod failure;
 mod flags;
 mod fpu;
 mod hooks;
+#[cfg(test)]
+mod hooks_tests;
 mod host;
+#[cfg(test)]
+mod hostile_tests;
 #[cfg(test)]
 mod kvm_tests;
 mod memory;
@@ -39,9 +45,13 @@ mod syscall;
 mod system;
 #[cfg(test)]
 mod testing;
+mod vector_move;
 mod xsave;
 mod xsave_layout;
+#[cfg(test)]
+mod xsave_tests;
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -86,7 +96,8 @@ impl EmulatorCounts {
 pub struct Emulator {
     ram: GuestRam,
     mmio: Arc<Bus>,
-    host: Host,
+    /// Found out at the first emulation: most VMs never need it.
+    host: OnceCell<Host>,
     hook: Option<VcpuHook>,
     counts: Vec<u64>,
 }
@@ -100,7 +111,7 @@ impl Emulator {
         Self {
             ram,
             mmio,
-            host: Host::detect(),
+            host: OnceCell::new(),
             hook: hooks.map(VcpuHook::new),
             counts: vec![0; Mnemonic::values().len()],
         }
@@ -134,7 +145,7 @@ impl Emulator {
             ram: &self.ram,
             mmio: &self.mmio,
             state: vcpu,
-            host: &self.host,
+            host: self.host.get_or_init(Host::detect),
         };
         let mut seen = given.unwrap_or_default();
         let result = step(
@@ -203,7 +214,8 @@ impl Emulator {
             return Ok(());
         };
         let sregs = registers::system(vcpu)?;
-        hook.check(&self.ram, &sregs, self.host.physical_bits, vcpu)
+        let host = self.host.get_or_init(Host::detect);
+        hook.check(&self.ram, &sregs, host.physical_bits, vcpu)
     }
 
     /// The vCPU's state was replaced (restored): nothing that was learnt of it holds.
@@ -318,6 +330,10 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         | Int => system::execute(cpu, insn),
         Nop | Endbr64 | Endbr32 | Pause | Mov | Lea | Push | Pop | Jmp | Add | Sub | Cmp | And
         | Test | Or | Xor => simple::execute(cpu, insn),
+        Movups | Movupd | Movdqu | Lddqu | Movaps | Movapd | Movdqa | Movntps | Movntpd
+        | Movntdq | Movntdqa | Vmovups | Vmovupd | Vmovdqu | Vlddqu | Vmovaps | Vmovapd
+        | Vmovdqa | Vmovntps | Vmovntpd | Vmovntdq | Vmovntdqa | Vmovdqu8 | Vmovdqu16
+        | Vmovdqu32 | Vmovdqu64 | Vmovdqa32 | Vmovdqa64 => vector_move::execute(cpu, insn),
         _ => Err(Stop::NotCovered),
     }
 }

@@ -88,3 +88,99 @@ impl Cpu<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::exception::Exception;
+    use super::super::testing::{KERNEL_DATA, Machine, RIP, assemble};
+
+    assemble! { from_scaled_index: "mov rax, [rbx + rcx * 4 + 0x10]" }
+    assemble! { from_gs: "mov rax, gs:[0x8000]" }
+    assemble! { from_rip: ".byte 0x48, 0x8b, 0x05, 0x10, 0, 0, 0" }
+    assemble! { from_32_bit_address: "mov rax, [ebx]" }
+    assemble! { byte_to_ah: "mov ah, [rbx]" }
+    assemble! { from_stack: "mov rax, [rsp]" }
+    assemble! { across_pages: "mov [rbx], rcx" }
+    assemble! { immediate: "mov qword ptr [rbx], -2" }
+
+    #[test]
+    fn addresses_add_up() {
+        let mut machine = Machine::new();
+        machine.ram.write_u64(KERNEL_DATA, 0xfeed).unwrap();
+        machine.regs.rbx = KERNEL_DATA - 0x30;
+        machine.regs.rcx = 8;
+        machine.run(from_scaled_index()).unwrap();
+        assert_eq!(machine.regs.rax, 0xfeed);
+        assert_eq!(machine.regs.rip, RIP + from_scaled_index().len() as u64);
+    }
+
+    #[test]
+    fn only_fs_and_gs_have_a_base_in_long_mode() {
+        let mut machine = Machine::new();
+        machine.ram.write_u64(KERNEL_DATA + 0x40, 0xbeef).unwrap();
+        (machine.sregs.gs.base, machine.sregs.ds.base) = (0x40, 0x999);
+        machine.run(from_gs()).unwrap();
+        assert_eq!(machine.regs.rax, 0xbeef);
+    }
+
+    #[test]
+    fn rip_relative_counts_from_the_next_instruction() {
+        let mut machine = Machine::new();
+        machine.ram.write(RIP + 0x17, &[0x11]).unwrap();
+        machine.run(from_rip()).unwrap();
+        assert_eq!(machine.regs.rax, 0x11);
+    }
+
+    #[test]
+    fn a_32_bit_address_drops_the_upper_half() {
+        let mut machine = Machine::new();
+        machine.ram.write_u64(KERNEL_DATA, 0xabc).unwrap();
+        machine.regs.rbx = 7 << 32 | KERNEL_DATA;
+        machine.run(from_32_bit_address()).unwrap();
+        assert_eq!(machine.regs.rax, 0xabc);
+    }
+
+    #[test]
+    fn a_byte_lands_in_ah() {
+        let mut machine = Machine::new();
+        machine.ram.write(KERNEL_DATA, &[0x5a]).unwrap();
+        (machine.regs.rbx, machine.regs.rax) = (KERNEL_DATA, 0x1111);
+        machine.run(byte_to_ah()).unwrap();
+        assert_eq!(machine.regs.rax, 0x5a11);
+    }
+
+    #[test]
+    fn addresses_that_are_not_canonical_fault() {
+        let mut machine = Machine::new();
+        machine.regs.rbx = 1 << 47;
+        machine.regs.rsp = 1 << 47;
+        assert_eq!(
+            machine.fault(across_pages()),
+            Exception::general_protection()
+        );
+        assert_eq!(machine.fault(from_stack()), Exception::stack_fault());
+    }
+
+    #[test]
+    fn a_write_across_pages_is_whole_or_nothing() {
+        let mut machine = Machine::new();
+        let last = super::super::testing::END_OF_MAP;
+        (machine.regs.rbx, machine.regs.rcx) = (last - 4, u64::MAX);
+        assert_eq!(
+            machine.fault(across_pages()),
+            Exception::page_fault(last, 2)
+        );
+        assert_eq!(machine.ram.read_u64(last - 8).unwrap(), 0);
+        machine.regs.rbx = 0x20_0000 - 4;
+        machine.run(across_pages()).unwrap();
+        assert_eq!(machine.ram.read_u64(0x20_0000).unwrap(), 0xffff_ffff);
+    }
+
+    #[test]
+    fn immediates_are_sign_extended() {
+        let mut machine = Machine::new();
+        machine.regs.rbx = KERNEL_DATA;
+        machine.run(immediate()).unwrap();
+        assert_eq!(machine.ram.read_u64(KERNEL_DATA).unwrap(), u64::MAX - 1);
+    }
+}

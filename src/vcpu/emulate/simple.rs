@@ -110,7 +110,7 @@ fn arithmetic(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
     );
     let flags = [
         (carry, rflags::CF),
-        ((result as u8).count_ones() % 2 == 0, rflags::PF),
+        ((result as u8).count_ones().is_multiple_of(2), rflags::PF),
         (adjusts && (a ^ b ^ result) & 0x10 != 0, rflags::AF),
         (result == 0, rflags::ZF),
         (sign(result), rflags::SF),

@@ -137,3 +137,118 @@ fn flat_segments(selector: u16) -> (kvm_segment, kvm_segment) {
     };
     (code, stack)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{KERNEL_DATA, Machine};
+    use super::*;
+
+    const LSTAR: u64 = 0xffff_ffff_8180_0080;
+    /// Linux's: all but the flags user code may keep.
+    const SFMASK: u64 = 0x25_7fd5;
+    const USER_RSP: u64 = 0x7ffd_0000_1000;
+
+    const MSRS: SyscallMsrs = SyscallMsrs {
+        star: 0x23_0010 << 32,
+        lstar: LSTAR,
+        sfmask: SFMASK,
+    };
+
+    /// What a SYSCALL from 64-bit user code leaves on the handler's stack.
+    const GENUINE: [u64; 6] = [5, LSTAR, 0x33, 0x1_0002, USER_RSP, 0x2b];
+
+    fn at_handler(frame: [u64; 6]) -> Machine {
+        let mut machine = Machine::new();
+        for (at, word) in (KERNEL_DATA..).step_by(8).zip(frame) {
+            machine.ram.write_u64(at, word).unwrap();
+        }
+        machine.regs.rsp = KERNEL_DATA;
+        machine.sregs.cr2 = LSTAR;
+        machine
+    }
+
+    fn completes(mut machine: Machine, msrs: &SyscallMsrs) -> bool {
+        let mut cpu = machine.cpu();
+        let before = cpu.regs;
+        let done = complete(&mut cpu, msrs);
+        assert_eq!(done, cpu.regs != before, "all or nothing");
+        done
+    }
+
+    #[test]
+    fn a_genuine_frame_becomes_the_state_after_syscall() {
+        let mut machine = at_handler(GENUINE);
+        (machine.regs.rcx, machine.regs.r11) = (0x40_1000, 0x246);
+        let mut cpu = machine.cpu();
+        assert!(complete(&mut cpu, &MSRS));
+        let (regs, sregs) = (cpu.regs, cpu.sregs);
+        assert_eq!((regs.rip, regs.rsp, regs.rflags), (LSTAR, USER_RSP, 2));
+        assert_eq!((regs.rcx, regs.r11), (0x40_1000, 0x246));
+        assert_eq!((sregs.cs.selector, sregs.ss.selector), (0x10, 0x18));
+        assert_eq!((sregs.cs.l, sregs.cs.dpl, sregs.cs.type_), (1, 0, 11));
+        assert_eq!((sregs.ss.db, sregs.ss.dpl, sregs.ss.type_), (1, 0, 3));
+    }
+
+    #[test]
+    fn the_error_code_may_tell_a_fetch() {
+        let mut frame = GENUINE;
+        frame[0] = 0x15;
+        assert!(completes(at_handler(frame), &MSRS));
+    }
+
+    #[test]
+    fn forged_frames_are_page_faults() {
+        let forgeries: [(&str, usize, u64); 10] = [
+            ("interrupts on: a jump of user code", 3, 0x1_0202),
+            ("trap flag", 3, 0x1_0102),
+            ("direction flag", 3, 0x1_0402),
+            ("a carry that SFMASK clears", 3, 0x1_0003),
+            ("IOPL 3, with which CLI works", 3, 0x1_3002),
+            ("another RIP", 1, LSTAR + 1),
+            ("from kernel mode", 2, 0x10),
+            ("a page that is not there", 0, 4),
+            ("a write", 0, 7),
+            ("a reserved bit", 0, 0xd),
+        ];
+        for (what, index, value) in forgeries {
+            let mut frame = GENUINE;
+            frame[index] = value;
+            assert!(!completes(at_handler(frame), &MSRS), "{what}");
+        }
+    }
+
+    #[test]
+    fn cr2_must_be_lstar() {
+        let mut machine = at_handler(GENUINE);
+        machine.sregs.cr2 = LSTAR + 8;
+        assert!(!completes(machine, &MSRS));
+    }
+
+    #[test]
+    fn without_interrupts_masked_there_is_no_proof() {
+        for sfmask in [0, SFMASK & !rflags::IF] {
+            let msrs = SyscallMsrs { sfmask, ..MSRS };
+            assert!(!completes(at_handler(GENUINE), &msrs));
+        }
+    }
+
+    #[test]
+    fn syscall_must_be_enabled() {
+        let mut machine = at_handler(GENUINE);
+        machine.sregs.efer &= !EFER_SCE;
+        assert!(!completes(machine, &MSRS));
+    }
+
+    #[test]
+    fn a_stack_that_is_not_mapped_is_no_frame() {
+        for rsp in [
+            super::super::testing::END_OF_MAP - 16,
+            1 << 47,
+            u64::MAX - 3,
+        ] {
+            let mut machine = at_handler(GENUINE);
+            machine.regs.rsp = rsp;
+            assert!(!completes(machine, &MSRS), "{rsp:#x}");
+        }
+    }
+}

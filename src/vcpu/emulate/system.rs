@@ -107,3 +107,111 @@ fn random(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
     set_flags(&mut cpu.regs, rflags::STATUS, success);
     cpu.set_value(insn, 0, word.unwrap_or(0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{KERNEL_DATA, Machine, assemble};
+    use super::*;
+
+    assemble! { xgetbv: "xgetbv" }
+    assemble! { xsetbv: "xsetbv" }
+    assemble! { clts: "clts" }
+    assemble! { invpcid: "invpcid rax, [rbx]" }
+    assemble! { rdpid: "rdpid rax" }
+    assemble! { rdtscp: "rdtscp" }
+    assemble! { rdrand: "rdrand rax" }
+    assemble! { rdseed: "rdseed eax" }
+    assemble! { int3: "int3" }
+    assemble! { int_0x80: "int 0x80" }
+
+    #[test]
+    fn xgetbv_tells_xcr0_and_what_is_in_use() {
+        let mut machine = Machine::new();
+        machine.run(xgetbv()).unwrap();
+        assert_eq!((machine.regs.rax, machine.regs.rdx), (7, 0));
+        machine.regs.rcx = 1;
+        machine.state.image.set_in_use(0b1010);
+        machine.run(xgetbv()).unwrap();
+        assert_eq!(machine.regs.rax, 2);
+        machine.regs.rcx = 2;
+        assert_eq!(machine.fault(xgetbv()), Exception::general_protection());
+    }
+
+    #[test]
+    fn xsetbv_is_checked_by_kvm() {
+        let mut machine = Machine::new();
+        machine.regs.rax = 3;
+        machine.run(xsetbv()).unwrap();
+        assert_eq!(machine.state.xcr0, 3);
+        machine.regs.rax = 2;
+        assert_eq!(machine.fault(xsetbv()), Exception::general_protection());
+        machine.enter_user_mode();
+        assert_eq!(machine.fault(xsetbv()), Exception::general_protection());
+    }
+
+    #[test]
+    fn clts_clears_ts() {
+        let mut machine = Machine::new();
+        machine.sregs.cr0 |= CR0_TS;
+        machine.run(clts()).unwrap();
+        assert_eq!(machine.sregs.cr0 & CR0_TS, 0);
+    }
+
+    #[test]
+    fn invpcid_flushes_once_its_operands_are_right() {
+        let mut machine = Machine::new();
+        machine.regs.rbx = KERNEL_DATA;
+        for kind in 0..4 {
+            machine.regs.rax = kind;
+            machine.run(invpcid()).unwrap();
+        }
+        assert_eq!(machine.state.flushes, 4);
+        machine.regs.rax = 4;
+        assert_eq!(machine.fault(invpcid()), Exception::general_protection());
+        machine.regs.rax = 0;
+        machine.ram.write_u64(KERNEL_DATA + 8, 1 << 60).unwrap();
+        assert_eq!(machine.fault(invpcid()), Exception::general_protection());
+        machine.regs.rax = 1;
+        machine.ram.write_u64(KERNEL_DATA, 0x1000).unwrap();
+        assert_eq!(machine.fault(invpcid()), Exception::general_protection());
+        assert_eq!(machine.state.flushes, 4);
+    }
+
+    #[test]
+    fn time_and_processor_number_are_the_guests() {
+        let mut machine = Machine::new();
+        machine.state.msrs.insert(IA32_TSC_AUX, 5);
+        machine.state.msrs.insert(IA32_TSC, 7 << 32 | 9);
+        machine.run(rdpid()).unwrap();
+        assert_eq!(machine.regs.rax, 5);
+        machine.run(rdtscp()).unwrap();
+        let regs = &machine.regs;
+        assert_eq!((regs.rdx, regs.rax, regs.rcx), (7, 9, 5));
+    }
+
+    #[test]
+    fn random_numbers_differ() {
+        let mut machine = Machine::new();
+        let words: Vec<u64> = (0..4)
+            .map(|_| {
+                machine.run(rdrand()).unwrap();
+                assert_eq!(machine.regs.rflags & rflags::CF, rflags::CF);
+                machine.regs.rax
+            })
+            .collect();
+        assert!(words.windows(2).all(|pair| pair[0] != pair[1]));
+        machine.run(rdseed()).unwrap();
+        assert!(machine.regs.rax <= mask(4));
+    }
+
+    #[test]
+    fn software_interrupts_trap_after_the_instruction() {
+        for (code, vector) in [(int3(), 3), (int_0x80(), 0x80)] {
+            let result = Machine::new().run(code);
+            assert!(
+                matches!(result, Err(Stop::Trap(exception)) if exception == Exception::software(vector)),
+                "{result:?}"
+            );
+        }
+    }
+}

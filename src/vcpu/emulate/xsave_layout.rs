@@ -1,6 +1,8 @@
 //! Where each component of the XSAVE state lies, in the standard and in the
 //! compacted form (SDM vol. 1 §13.4).
 
+use std::arch::x86_64::{__cpuid, __cpuid_count};
+
 /// Where the XSAVE header begins.
 pub(super) const HEADER: usize = 512;
 /// Where the extended region begins.
@@ -45,11 +47,15 @@ impl XsaveLayout {
     /// The host's, from CPUID leaf 0xd: KVM exchanges images in this layout.
     pub fn of_host() -> Self {
         const XSTATE: u32 = 0xd;
-        if std::arch::x86_64::__cpuid(0).eax < XSTATE {
+        if __cpuid(0).eax < XSTATE {
             return Self(Vec::new());
         }
+        let (user, supervisor) = (__cpuid_count(XSTATE, 0), __cpuid_count(XSTATE, 1));
+        let low = user.eax | supervisor.ecx;
+        let high = user.edx | supervisor.edx;
+        let present = u64::from(low) | u64::from(high) << 32;
         let component = |number| {
-            let leaf = std::arch::x86_64::__cpuid_count(XSTATE, number);
+            let leaf = __cpuid_count(XSTATE, number);
             Component {
                 number,
                 offset: leaf.ebx as usize,
@@ -57,7 +63,11 @@ impl XsaveLayout {
                 aligned: leaf.ecx & 2 != 0,
             }
         };
-        Self::from_components(NUMBERS.map(component))
+        Self::from_components(
+            NUMBERS
+                .filter(|number| present >> number & 1 != 0)
+                .map(component),
+        )
     }
 
     fn from_components(components: impl Iterator<Item = Component>) -> Self {
@@ -172,7 +182,7 @@ pub(super) mod tests {
     #[test]
     fn the_hosts_layout_agrees_with_its_own_total() {
         let layout = XsaveLayout::of_host();
-        let leaf = std::arch::x86_64::__cpuid_count(0xd, 0);
+        let leaf = __cpuid_count(0xd, 0);
         let xcr0 = u64::from(leaf.eax) | u64::from(leaf.edx) << 32;
         assert_eq!(layout.area_len(xcr0, false), leaf.ecx as usize);
     }

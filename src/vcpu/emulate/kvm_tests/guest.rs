@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER, Msrs, kvm_enable_cap, kvm_msr_entry,
-    kvm_segment, kvm_userspace_memory_region,
+    KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap, kvm_segment,
+    kvm_userspace_memory_region,
 };
 use kvm_ioctls::{
     Cap, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuExit,
@@ -33,7 +33,7 @@ const TSS: u64 = 0x6000;
 const HANDLERS: u64 = 0x7000;
 const RAM_SIZE: u64 = 4 << 20;
 /// A guest that does not end is stopped after so many exits.
-const MAX_EXITS: usize = 10_000;
+const MAX_EXITS: usize = 100_000;
 const DONE_PORT: u16 = 0xf4;
 const FAULT_PORT: u16 = 0xf5;
 
@@ -135,16 +135,6 @@ impl Guest {
     /// Points an IDT gate at `handler`.
     pub fn set_gate(&self, vector: u64, handler: u64) {
         write_gate(&self.ram, vector, handler);
-    }
-
-    pub fn set_msr(&self, index: u32, data: u64) {
-        let entry = kvm_msr_entry {
-            index,
-            data,
-            ..Default::default()
-        };
-        let msrs = Msrs::from_entries(&[entry]).unwrap();
-        assert_eq!(self.vcpu.set_msrs(&msrs).unwrap(), 1);
     }
 }
 
@@ -281,32 +271,4 @@ fn set_up_registers(vcpu: &VcpuFd) {
     vcpu.set_xcrs(&xcrs).unwrap();
 }
 
-/// Assembles a guest: `guest! { NAME: "instruction", … }` gives `fn NAME() -> &'static [u8]`.
-macro_rules! guest {
-    ($name:ident: $($line:literal),+ $(,)?) => {
-        std::arch::global_asm!(
-            ".pushsection .rodata",
-            concat!("mayfly_guest_", stringify!($name), ":"),
-            $($line,)+
-            concat!("mayfly_guest_", stringify!($name), "_end:"),
-            ".popsection",
-        );
-
-        fn $name() -> &'static [u8] {
-            let (start, end): (*const u8, *const u8);
-            // SAFETY: takes two addresses, touches nothing.
-            unsafe {
-                std::arch::asm!(
-                    concat!("lea {}, [rip + mayfly_guest_", stringify!($name), "]"),
-                    concat!("lea {}, [rip + mayfly_guest_", stringify!($name), "_end]"),
-                    out(reg) start,
-                    out(reg) end,
-                    options(nomem, nostack, preserves_flags),
-                );
-            }
-            // SAFETY: both lie in the read-only section above, `end` after `start`.
-            unsafe { std::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
-        }
-    };
-}
-pub(super) use guest;
+pub(super) use super::super::testing::assemble as guest;

@@ -43,7 +43,7 @@ guest! { count_bits:
     "mov rax, 0xf0f0",
     "popcnt rbx, rax",
     "tzcnt rdx, rax",
-    "mov rax, rbx", "shl rax, 8", "or rax, rcx", "shl rax, 8", "or rax, rdx",
+    "mov rax, rbx", "shl rax, 8", "or rax, rdx",
     "out 0xf4, al",
 }
 
@@ -55,7 +55,7 @@ fn bits_are_counted() {
 
 guest! { save_and_restore:
     "mov eax, 0x3f80", "mov [0x8000], eax", "ldmxcsr [0x8000]",
-    "mov rax, 0x1122334455667788", "movq xmm3, rax",
+    "movdqu xmm3, [0x8100]",
     "mov eax, 7", "xor edx, edx",
     "xsavec [0x9000]",
     "movdqu xmm3, [0x8200]",

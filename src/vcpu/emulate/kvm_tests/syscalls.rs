@@ -95,3 +95,31 @@ fn other_page_faults_reach_the_guest() {
     assert_eq!(guest.word(DATA + 0x48), USER_CODE);
     assert_eq!(guest.word(DATA + 0x50), DATA);
 }
+
+guest! { patches_its_handler:
+    "mov ecx, 0xc0000081", "xor eax, eax", "mov edx, 0x00180008", "wrmsr",
+    "mov ecx, 0xc0000084", "mov eax, 0x257fd5", "xor edx, edx", "wrmsr",
+    "mov ecx, 0xc0000082", "mov eax, 0x11000", "xor edx, edx", "wrmsr",
+    // CLAC becomes a NOP, as alternatives patching does it.
+    "mov word ptr [0x12000], 0x1f0f", "mov byte ptr [0x12002], 0",
+    "popcnt rax, rax",
+    "push 0x23", "push 0x3ff000", "push 0x202", "push 0x2b", "push 0x200000", "iretq",
+}
+
+#[test]
+fn a_handler_that_is_patched_is_hooked_anew() {
+    for user in [three_syscalls(), touches_the_kernel()] {
+        let mut guest = guest_with(user);
+        guest.ram.write(KERNEL_CODE, patches_its_handler()).unwrap();
+        let expected = if user == three_syscalls() {
+            0x51
+        } else {
+            0xbad
+        };
+        assert_eq!(guest.run(), End::Done(expected));
+        let Some(hooks) = &guest.hooks else { continue };
+        assert_eq!(hooks.planted(), 2);
+        hooks.unplant();
+        assert_eq!(guest.word(PAGE_FAULT_HANDLER) & 0xff_ffff, 0x00_1f0f);
+    }
+}
