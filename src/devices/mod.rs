@@ -16,7 +16,20 @@
 //! only ever built from such a structure: a fresh machine is one restored from
 //! the reset state.
 
+pub mod acpi_power;
+pub mod boot_timer;
 pub mod bus;
+pub mod cmos_rtc;
+pub mod debug_exit;
+pub mod i8042;
+pub mod ioapic;
+pub mod port61;
+pub mod pvpanic;
+pub mod reset_control;
+pub mod serial;
+
+#[cfg(test)]
+mod testing;
 
 /// Something a guest asked of the VM through a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,8 @@
 //! regions may carry a dirty bitmap; writes made by the kernel into guest
 //! memory (`readv`, io_uring) are reported with [`GuestRam::mark_dirty`].
 
+use std::fs::File;
+use std::io::{Seek, SeekFrom};
 use std::sync::atomic::Ordering;
 
 use thiserror::Error;
@@ -36,6 +38,17 @@ pub enum MemoryError {
     Layout {
         /// Size asked for in bytes.
         size: u64,
+    },
+    /// The file that was to fill guest memory could not be read.
+    #[error("cannot fill guest memory {addr:#x}..+{len:#x} from a file")]
+    Fill {
+        /// Guest-physical start.
+        addr: u64,
+        /// Length in bytes.
+        len: usize,
+        /// Why reading failed.
+        #[source]
+        source: std::io::Error,
     },
     /// The range is not (wholly) RAM.
     #[error("guest memory {addr:#x}..+{len:#x} is not RAM")]
@@ -116,6 +129,57 @@ impl GuestRam {
         self.backend
             .write_slice(data, GuestAddress(addr))
             .map_err(|_| MemoryError::NotRam { addr, len })
+    }
+
+    /// Fills `addr..addr + len` with what `file` holds from `offset` on, without
+    /// a copy in between, and marks the pages dirty. Moves the file's cursor.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if a byte of the range is not RAM,
+    /// [`MemoryError::Fill`] if the file cannot be read or ends too early.
+    pub fn fill_from_file(
+        &self,
+        addr: u64,
+        len: usize,
+        mut file: &File,
+        offset: u64,
+    ) -> Result<(), MemoryError> {
+        if !self.contains(addr, len) {
+            return Err(MemoryError::NotRam { addr, len });
+        }
+        let fill = |source| MemoryError::Fill { addr, len, source };
+        file.seek(SeekFrom::Start(offset)).map_err(fill)?;
+        let mut done = 0;
+        while done < len {
+            let at = GuestAddress(addr.saturating_add(done as u64));
+            let count = self
+                .backend
+                .read_volatile_from(at, &mut file, len.saturating_sub(done))
+                .map_err(|error| fill(std::io::Error::other(error)))?;
+            if count == 0 {
+                return Err(fill(std::io::ErrorKind::UnexpectedEof.into()));
+            }
+            done = done.saturating_add(count);
+        }
+        Ok(())
+    }
+
+    /// Writes zeros over `addr..addr + len` and marks the pages dirty.
+    ///
+    /// # Errors
+    /// [`MemoryError::NotRam`] if a byte of the range is not RAM.
+    pub fn zero(&self, addr: u64, len: usize) -> Result<(), MemoryError> {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        if !self.contains(addr, len) {
+            return Err(MemoryError::NotRam { addr, len });
+        }
+        let mut done = 0;
+        while done < len {
+            let chunk = ZEROS.get(..len - done).unwrap_or(&ZEROS);
+            self.write(addr.saturating_add(done as u64), chunk)?;
+            done = done.saturating_add(chunk.len());
+        }
+        Ok(())
     }
 
     /// Reads a little-endian 64-bit word at an 8-byte-aligned address in one access.
@@ -209,6 +273,35 @@ mod tests {
         assert!(ram.read(u64::MAX - 1, &mut [0; 8]).is_err());
         assert!(ram.read_u64(1 << 20).is_err());
         assert!(ram.host_ptr((1 << 20) - 8, 16).is_err());
+    }
+
+    #[test]
+    fn a_file_fills_memory_across_pages() {
+        use std::io::Write;
+        let content: Vec<u8> = (0..10_000u32).map(|i| i as u8).collect();
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&content).unwrap();
+        let ram = GuestRam::new(1 << 20).unwrap();
+        ram.fill_from_file(0x1ffe, 9_000, &file, 1_000).unwrap();
+        let mut back = vec![0; 9_000];
+        ram.read(0x1ffe, &mut back).unwrap();
+        assert_eq!(back, content[1_000..]);
+        let short = ram.fill_from_file(0, 9_001, &file, 1_000);
+        assert!(matches!(short, Err(MemoryError::Fill { .. })));
+        let outside = ram.fill_from_file((1 << 20) - 1, 2, &file, 0);
+        assert!(matches!(outside, Err(MemoryError::NotRam { .. })));
+    }
+
+    #[test]
+    fn zeroing_reaches_exactly_the_range() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        ram.write(0, &[0xff; 20_000]).unwrap();
+        ram.zero(10, 10_000).unwrap();
+        let mut back = vec![0; 20_000];
+        ram.read(0, &mut back).unwrap();
+        assert!(back[..10].iter().chain(&back[10_010..]).all(|b| *b == 0xff));
+        assert!(back[10..10_010].iter().all(|b| *b == 0));
+        assert!(ram.zero((1 << 20) - 1, 2).is_err());
     }
 
     #[test]

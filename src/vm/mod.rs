@@ -1,3 +1,80 @@
 //! The virtual machine as a whole: how it is built, lives and ends.
 
+pub mod advice;
+pub mod builder;
+pub mod control;
+mod devices;
+pub mod error;
 pub mod exit;
+pub mod lifecycle;
+pub mod report;
+pub mod running;
+
+use std::time::Instant;
+
+use event_manager::{EventManager, SubscriberOps};
+
+use crate::config::VmConfig;
+use builder::Inputs;
+use control::{Control, Signals};
+use error::BuildError;
+use running::RunningVm;
+
+pub use report::{Milestones, Report};
+
+/// Makes the machine that `config` describes, runs it to its end, and tells
+/// what happened. `started` is when the process started.
+pub fn run(config: &VmConfig, started: Instant) -> Report {
+    match run_to_end(config, started) {
+        Ok(report) => report,
+        Err(error) => Report::of_failure(error.reason(), started),
+    }
+}
+
+fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
+    let signals = Signals::block()?;
+    let inputs = Inputs::open(config)?;
+    if let Some(path) = inputs.pty_path() {
+        // The one line a user of `--serial pty` waits for, whatever the log level.
+        eprintln!("mayfly: serial port is {}", path.display());
+    }
+    let mut built = builder::build(config, inputs, started)?;
+    let lifecycle = built.machine.lifecycle.clone();
+    let control = Control::new(
+        signals,
+        lifecycle.clone(),
+        built.serial.clone(),
+        built.fifo_room.clone(),
+        built.input.take(),
+        config.timeout,
+    )?;
+    let mut events = event_loop(control)?;
+    let vm = RunningVm::start(built)?;
+    while lifecycle.reason().is_none() {
+        events
+            .run()
+            .map_err(|error| BuildError::EventLoop(format!("{error:?}")))?;
+    }
+    let ended = vm.finish();
+    Ok(Report {
+        reason: ended.reason,
+        ms: Milestones {
+            first_instruction: lifecycle.first_instruction.ms(),
+            first_serial_byte: ended.first_serial_byte,
+            userspace: lifecycle.userspace.ms(),
+            end: report::millis(started.elapsed()),
+        },
+        exits: ended.exits,
+        emulated: ended.emulated,
+        hooks_planted: ended.hooks_planted,
+        serial_lost: ended.output.map_or(0, |output| output.lost),
+        line_open: ended.output.is_some_and(|output| output.line_open),
+    })
+}
+
+fn event_loop(control: Control) -> Result<EventManager<Control>, BuildError> {
+    let failed = |error| BuildError::EventLoop(format!("{error:?}"));
+    let mut events = EventManager::new().map_err(failed)?;
+    events.add_subscriber(control);
+    Ok(events)
+}

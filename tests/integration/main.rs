@@ -1,1 +1,17 @@
-//! Integration tests.
+//! What a user sees of Mayfly, tested from outside through its binary.
+//!
+//! The same tests run on the machine's own `/dev/kvm` and, by
+//! `emulated_host.rs`, on a host with hardware KVM.
+
+mod bad_input;
+mod bare;
+mod boot;
+mod common;
+mod doctor;
+mod emulated_host;
+mod json;
+mod linux;
+mod memory;
+mod pause;
+mod serial;
+mod terminal;

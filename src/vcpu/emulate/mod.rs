@@ -250,9 +250,10 @@ fn step(
     hook: Option<&mut VcpuHook>,
     counts: &mut [u64],
 ) -> Result<(), Stop> {
+    // KVM gives what it had fetched, which ends with the page of the first byte.
     *seen = match given {
-        Some(bytes) => bytes,
-        None => fetch(cpu)?,
+        Some(bytes) if bytes.as_slice().len() == MAX_INSTRUCTION => bytes,
+        _ => fetch(cpu)?,
     };
     if let Some(hook) = hook
         && seen.first() == Some(hooks::BREAKPOINT)

@@ -1,0 +1,148 @@
+/* Starts the processors that the MADT lists, by INIT and SIPI. Each finds its
+ * APIC id in CPUID and in its local APIC, says so, and halts.
+ * bare.cpus=N: how many the test expects. */
+.include "guest.inc"
+.include "acpi.inc"
+
+.set TRAMPOLINE, 0x8000         /* the SIPI's vector is the page's number */
+
+main:
+    call check_acpi
+    OWN_TABLES
+    mov madt, %rbx
+    test %rbx, %rbx
+    jz 9f
+    cmpl $LAPIC, 36(%rbx)
+    CHECK "the MADT's local APIC address"
+
+    lea trampoline, %rsi
+    mov $TRAMPOLINE, %edi
+    mov $trampoline_end - trampoline, %ecx
+    rep movsb
+
+    mov $LAPIC, %ebp
+    movl $0x1ff, 0xf0(%rbp)
+    mov 0x20(%rbp), %r13d
+    shr $24, %r13d              /* this processor */
+    mov $1, %r12d               /* processors seen */
+    mov 4(%rbx), %r14d
+    add %rbx, %r14              /* end of the table */
+    add $44, %rbx
+next_entry:
+    cmp %r14, %rbx
+    jae all_started
+    cmpb $1, (%rbx)             /* an IOAPIC */
+    jne 1f
+    mov 4(%rbx), %eax
+    FACT "ioapic", %rax
+    cmp $IOAPIC, %eax
+    CHECK "the MADT's IOAPIC address"
+1:  cmpb $0, (%rbx)             /* a processor's local APIC */
+    jne 4f
+    testb $1, 4(%rbx)           /* enabled */
+    jz 4f
+    movzbl 3(%rbx), %eax
+    cmp %r13d, %eax
+    je 4f
+    shl $24, %eax
+    mov %eax, 0x310(%rbp)
+    movl $0x4500, 0x300(%rbp)   /* INIT, assert */
+    call sent
+    mov %eax, 0x310(%rbp)
+    movl $0x4600 + (TRAMPOLINE >> 12), 0x300(%rbp)
+    call sent
+    inc %r12d
+    /* One after the other, so that each has the lines to itself. */
+3:  pause
+    cmp %r12d, running
+    jb 3b
+4:  movzbl 1(%rbx), %eax
+    test %eax, %eax
+    jz all_started              /* a broken table */
+    add %rax, %rbx
+    jmp next_entry
+
+all_started:
+    PRINT "cpus="
+    mov %r12, %rax
+    call putdec
+    call newline
+    ARGUMENT "bare.cpus="
+    jc 9f
+    cmp %eax, %r12d
+    CHECK "as many processors as expected"
+    cmp %eax, running
+    CHECK "all of them ran"
+9:  ret
+
+/* Waits until the local APIC has sent an interrupt. */
+sent:
+    testl $0x1000, 0x300(%rbp)
+    jnz sent
+    ret
+
+/* A started processor in 64-bit mode, on the one stack for such. */
+processor:
+    mov $SEL_DATA, %eax
+    mov %eax, %ds
+    mov %eax, %es
+    mov %eax, %ss
+    lea processor_stack_top, %rsp
+    mov $LAPIC, %ebp
+    mov 0x20(%rbp), %r13d
+    shr $24, %r13d
+    PRINT "cpu "
+    mov %r13, %rax
+    call putdec
+    PRINT " runs\n"
+    mov $1, %eax
+    cpuid
+    shr $24, %ebx
+    cmp %r13d, %ebx
+    CHECK "CPUID leaf 1 has the APIC id"
+    xor %eax, %eax
+    cpuid
+    cmp $0xb, %eax
+    jb 1f
+    mov $0xb, %eax
+    xor %ecx, %ecx
+    cpuid
+    test %ebx, %ebx
+    jz 1f
+    cmp %r13d, %edx
+    CHECK "CPUID leaf 0xb has the APIC id"
+1:  lock incl running
+    jmp stop
+
+/* Copied to TRAMPOLINE; a processor starts here in real mode. */
+.code16
+trampoline:
+    cli
+    xor %ax, %ax
+    mov %ax, %ds
+    lgdtl trampoline_gdt - trampoline + TRAMPOLINE
+    mov $0x20, %eax             /* PAE */
+    mov %eax, %cr4
+    mov $pml4, %eax
+    mov %eax, %cr3
+    mov $MSR_EFER, %ecx
+    rdmsr
+    or $EFER_LME, %eax
+    wrmsr
+    mov $0x80000011, %eax       /* PG, ET, PE */
+    mov %eax, %cr0
+    ljmpl $SEL_CODE, $processor
+.balign 4
+trampoline_gdt:
+    .word gdt_end - gdt - 1
+    .long gdt
+trampoline_end:
+.code64
+
+.data
+.balign 4
+running: .long 1
+.bss
+.balign 16
+    .skip 4096
+processor_stack_top:

@@ -1,0 +1,206 @@
+#!/bin/bash
+# Builds the emulated host: a Debian kernel that QEMU boots on its emulated SVM,
+# so that kvm-amd offers a hardware /dev/kvm on any machine.
+#
+#   build.sh [--cache DIR]
+#
+# Prints one line on stdout, the directory that holds
+#   vmlinuz     the host's kernel (Debian's cloud kernel)
+#   initrd.cpio modules and an init that switches to the root disk (init)
+#   busybox     a static busybox, for whoever composes that root disk
+#   root-init   the root disk's own init (boot it as /sbin/emulated-host-init)
+#   stamp       the package versions it was made from
+# Progress goes to stderr, as lines `mayfly-build: PERCENT TEXT`.
+#
+# The directory's name ends in a hash of this recipe; a second call finds it and
+# does nothing. The machine's own package sources are read, never changed.
+set -euo pipefail
+export LC_ALL=C
+umask 022
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+cache=${MAYFLY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/mayfly}
+
+# Modules the init loads on every boot, then those it loads when asked to
+# (kernel parameter MODULES=a,b).
+always=(virtio_pci virtio_blk kvm-amd tun)
+on_request=(virtio_net virtio-rng virtio_mmio virtio_console virtiofs overlay
+    loop bridge veth vhost_net vhost_vsock)
+
+progress() { echo "mayfly-build: $1 $2" >&2; }
+fail() {
+    echo "mayfly-build: $*" >&2
+    exit 1
+}
+
+while (($#)); do
+    case $1 in
+    --cache)
+        (($# >= 2)) || fail "--cache needs a directory"
+        cache=$2
+        shift 2
+        ;;
+    *) fail "unknown argument '$1'; usage: build.sh [--cache DIR]" ;;
+    esac
+done
+
+# --- The package sources ------------------------------------------------------
+
+# A complete apt configuration of its own under $apt_dir, with the machine's
+# Debian mirrors plus the backports suite of the same mirror: a machine that has
+# any part of QEMU from backports can only take the rest from there.
+apt_dir=
+apt_private() {
+    [[ -z $apt_dir ]] || return 0
+    progress 5 "reading Debian's package lists"
+    local release uri suite main='' signed=''
+    # shellcheck source=/dev/null
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+    [[ -n $release ]] && command -v apt-get >/dev/null ||
+        fail "this is not Debian; run it on Debian, or install qemu-system-x86_64 and mke2fs and copy the output from a Debian machine"
+    apt_dir=$work/apt
+    mkdir -p "$apt_dir"/{lists,cache/archives}/partial "$apt_dir/parts"
+    if [[ -f /usr/share/keyrings/debian-archive-keyring.gpg ]]; then
+        signed='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
+    fi
+    while read -r uri suite; do
+        case $suite in
+        "$release")
+            main=$uri
+            echo "deb $signed $uri $release main"
+            echo "deb $signed $uri $release-backports main"
+            ;;
+        "$release"-updates | "$release"-security) echo "deb $signed $uri $suite main" ;;
+        esac
+    done < <(apt-get update --print-uris 2>/dev/null |
+        sed -nE "s|^'([^']*)/dists/([^'/]+)/InRelease'.*|\1 \2|p" |
+        grep -E '/debian(-security)? ' | sort -u) >"$apt_dir/sources.list"
+    grep -q -- "-backports" "$apt_dir/sources.list" ||
+        fail "no Debian mirror for '$release' among this machine's package sources; add one"
+    cat >"$apt_dir/apt.conf" <<CONF
+Dir::Etc::sourcelist "$apt_dir/sources.list";
+Dir::Etc::sourceparts "$apt_dir/parts";
+Dir::State::lists "$apt_dir/lists";
+Dir::Cache "$apt_dir/cache";
+Acquire::Languages "none";
+Acquire::Retries "3";
+APT::Sandbox::User "$(id -un)";
+APT::Get::Assume-Yes "true";
+Dpkg::Use-Pty "false";
+CONF
+    export APT_CONFIG=$apt_dir/apt.conf DEBIAN_FRONTEND=noninteractive
+    quietly apt-get -q update
+}
+
+# Runs a command with its output in the log, which is shown only if it fails.
+quietly() {
+    "$@" >>"$work/log" 2>&1 </dev/null 9>&- || {
+        tail -n 30 "$work/log" >&2
+        fail "'$*' failed"
+    }
+}
+
+# fetch PACKAGE: downloads and unpacks a package, without installing it, into
+# $work/PACKAGE, and notes its version.
+fetch() {
+    local dir=$work/$1
+    mkdir -p "$dir"
+    (cd "$dir" && quietly apt-get -q download "$1")
+    quietly dpkg-deb -x "$dir"/*.deb "$dir"
+    dpkg-deb -W "$dir"/*.deb >>"$work/out/stamp"
+    rm "$dir"/*.deb
+}
+
+work=
+workplace() {
+    [[ -z $work ]] || return 0
+    mkdir -p "$cache/hosts"
+    work=$(mktemp -d "$cache/hosts/.build.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    mkdir "$work/out"
+}
+
+# --- What a machine needs to run the host ------------------------------------
+
+PATH=$PATH:/usr/sbin:/sbin
+missing=()
+command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
+command -v mke2fs >/dev/null || missing+=(e2fsprogs)
+command -v setpriv >/dev/null || missing+=(util-linux)
+
+hash=$(cat "$here/build.sh" "$here/init" "$here/root-init" | sha256sum)
+out=$cache/hosts/debian-cloud-${hash:0:16}
+if ((${#missing[@]} == 0)) && [[ -d $out ]]; then
+    echo "$out"
+    exit 0
+fi
+
+mkdir -p "$cache/hosts"
+exec 9>"$cache/hosts/.lock"
+flock 9
+# Under the lock, another call's workplace is one that was killed.
+rm -rf "$cache"/hosts/.build.*
+
+if ((${#missing[@]})); then
+    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
+    ((EUID == 0)) ||
+        fail "missing ${missing[*]}; run as root: apt-get install --no-install-recommends -t $release-backports ${missing[*]} (with $release-backports among the package sources)"
+    workplace
+    apt_private
+    progress 15 "installing ${missing[*]}"
+    quietly apt-get -q install --no-install-recommends -t "$release-backports" "${missing[@]}"
+fi
+if [[ -d $out ]]; then
+    echo "$out"
+    exit 0
+fi
+
+# --- The kernel, the modules and the initrd -----------------------------------
+
+workplace
+apt_private
+progress 40 "fetching Debian's cloud kernel"
+kernel=$(apt-cache depends linux-image-cloud-amd64 |
+    sed -nE 's/^ *Depends: (linux-image-[0-9].*)$/\1/p' | head -n 1)
+[[ -n $kernel ]] || fail "cannot find the kernel that linux-image-cloud-amd64 stands for"
+fetch "$kernel"
+progress 70 "fetching busybox"
+fetch busybox-static
+busybox=$(find "$work/busybox-static" -name busybox -type f -perm -u+x | head -n 1)
+cp "$busybox" "$work/out/busybox"
+cp "$work/$kernel"/boot/vmlinuz-* "$work/out/vmlinuz"
+cp "$here/root-init" "$work/out/root-init"
+
+progress 80 "packing the initrd"
+# Since a merged /usr a kernel package may hold its modules in either place.
+modules=$(find "$work/$kernel" -type d -path '*/lib/modules/*' -prune | head -n 1)
+version=${modules##*/}
+initrd=$work/initrd
+mkdir -p "$initrd"/{bin,dev,proc,sys,root,"lib/modules/$version"}
+all=$work/all
+mkdir -p "$all/lib/modules"
+mv "$modules" "$all/lib/modules/"
+(cd "$all" && quietly "$busybox" depmod -b "$all" "$version")
+dependencies=$all/lib/modules/$version/modules.dep
+for module in "${always[@]}" "${on_request[@]}"; do
+    # Each line reads `a/module.ko: a/dependency.ko …`, and the list is complete.
+    line=$(grep -E "^[^:]*/$module\.ko[^:]*:" "$dependencies") ||
+        fail "the kernel package $kernel has no module '$module'"
+    for file in ${line/:/}; do
+        mkdir -p "$initrd/lib/modules/$version/${file%/*}"
+        cp "$all/lib/modules/$version/$file" "$initrd/lib/modules/$version/$file"
+    done
+done
+(cd "$initrd" && quietly "$busybox" depmod -b "$initrd" "$version")
+echo "${always[*]}" >"$initrd/modules"
+cp "$busybox" "$initrd/bin/busybox"
+for applet in sh mount mkdir modprobe switch_root cat tr; do
+    ln -s busybox "$initrd/bin/$applet"
+done
+install -m 755 "$here/init" "$initrd/init"
+(cd "$initrd" && find . | sort |
+    "$busybox" cpio -o -H newc >"$work/out/initrd.cpio" 2>>"$work/log")
+
+mv -T "$work/out" "$out"
+progress 100 "the emulated host is in $out"
+echo "$out"

@@ -1,0 +1,37 @@
+/* Text: building a line, taking a word apart, and printing. */
+#ifndef TEXT_H
+#define TEXT_H
+
+#include "sys.h"
+
+/* One line of output under construction; what does not fit is left out. */
+struct line {
+	u32 length;
+	char text[252];
+};
+
+void add_text(struct line *line, const char *text);
+/* In decimal, with leading zeros up to `digits` digits. */
+void add_number(struct line *line, u64 number, int digits);
+/* Writes the line and a newline to the console in one system call. */
+void print_line(struct line *line);
+/* Prints "mayfly-guest: " and the text as a line. */
+void say(const char *text);
+/* Starts a line with "mayfly-guest: ". */
+void start_line(struct line *line);
+
+/* What follows `prefix` in `word`, or null if the word starts otherwise. */
+const char *after(const char *word, const char *prefix);
+/* Whether the two are equal. */
+int same(const char *a, const char *b);
+/* The decimal number at the start of `text`, at most 10^15. */
+u64 number_in(const char *text);
+
+/* Writes all of it to the console. */
+void write_all(const char *data, u64 size);
+/* Reads a small file as a string without its last newline; "?" if it cannot. */
+void read_word(const char *path, char *word, u64 size);
+/* Waits until the UART has sent what was written. */
+void drain_console(void);
+
+#endif

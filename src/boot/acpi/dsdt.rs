@@ -1,0 +1,81 @@
+//! The DSDT: the devices that cannot be probed for, in AML.
+//!
+//! ```text
+//! Name (\_S5, Package () { 5, 5, 0, 0 })
+//! Scope (\_SB) {
+//!     Device (COM1) { _HID PNP0501, _UID 1, _CRS IO 0x3f8..+8, interrupt 4 }
+//!     Device (RTC)  { _HID PNP0B00, _CRS IO 0x70..+2 }
+//!     Device (PEVT) { _HID "QEMU0001", _STA 0xf, _CRS IO 0x505 }
+//! }
+//! ```
+//!
+//! The RTC lists no interrupt, for it raises none: drivers then offer no alarm
+//! instead of one that never rings.
+
+use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, Scope};
+use acpi_tables::sdt::Sdt;
+use acpi_tables::{Aml, AmlSink};
+
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use crate::devices::{cmos_rtc, pvpanic, serial};
+use crate::memory::layout::{ACPI_S5_SLP_TYP, IRQ_SERIAL, PORT_CMOS, PORT_PVPANIC, PORT_SERIAL};
+
+const HEADER_LEN: u32 = 36;
+/// Revision 2: integers have 64 bits.
+const REVISION: u8 = 2;
+
+/// `_STA`: present, enabled, shown, working.
+const STA_PRESENT: u8 = 0xf;
+
+/// The DSDT.
+pub fn dsdt() -> Sdt {
+    let mut aml = Vec::new();
+    soft_off(&mut aml);
+    system_bus(&mut aml);
+    let mut table = Sdt::new(
+        *b"DSDT",
+        HEADER_LEN,
+        REVISION,
+        OEM_ID,
+        OEM_TABLE_ID,
+        OEM_REVISION,
+    );
+    table.append_slice(&aml);
+    table
+}
+
+/// `\_S5`: SLP_TYP for PM1a and PM1b, two reserved integers (ACPI 6.3 §7.4.2).
+fn soft_off(aml: &mut dyn AmlSink) {
+    let slp_typ = ACPI_S5_SLP_TYP;
+    let package = Package::new(vec![&slp_typ, &slp_typ, &0u8, &0u8]);
+    Name::new("\\_S5_".into(), &package).to_aml_bytes(aml);
+}
+
+fn system_bus(aml: &mut dyn AmlSink) {
+    let com1_hid = Name::new("_HID".into(), &EISAName::new("PNP0501"));
+    let com1_uid = Name::new("_UID".into(), &1u8);
+    let com1_ports = ports(PORT_SERIAL, serial::LEN);
+    let (consumer, edge, active_low, shared) = (true, true, false, false);
+    let com1_irq = Interrupt::new(consumer, edge, active_low, shared, IRQ_SERIAL);
+    let com1_crs = ResourceTemplate::new(vec![&com1_ports, &com1_irq]);
+    let com1_crs = Name::new("_CRS".into(), &com1_crs);
+    let com1 = Device::new("COM1".into(), vec![&com1_hid, &com1_uid, &com1_crs]);
+
+    let rtc_hid = Name::new("_HID".into(), &EISAName::new("PNP0B00"));
+    let rtc_ports = ports(PORT_CMOS, cmos_rtc::LEN);
+    let rtc_crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&rtc_ports]));
+    let rtc = Device::new("RTC_".into(), vec![&rtc_hid, &rtc_crs]);
+
+    let panic_hid = Name::new("_HID".into(), &"QEMU0001");
+    let panic_sta = Name::new("_STA".into(), &STA_PRESENT);
+    let panic_ports = ports(PORT_PVPANIC, pvpanic::LEN);
+    let panic_crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&panic_ports]));
+    let pvpanic = Device::new("PEVT".into(), vec![&panic_hid, &panic_sta, &panic_crs]);
+
+    Scope::new("\\_SB_".into(), vec![&com1, &rtc, &pvpanic]).to_aml_bytes(aml);
+}
+
+/// A fixed range of ports, decoded with 16 bits.
+fn ports(base: u16, len: u64) -> IO {
+    IO::new(base, base, 1, len as u8)
+}

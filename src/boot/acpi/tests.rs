@@ -1,0 +1,198 @@
+use super::*;
+use crate::memory::layout::{IOAPIC_ADDR, LAPIC_ADDR, PORT_ACPI_PM1A_CNT, PORT_ACPI_PM1A_EVT};
+
+const ONE_CPU: AcpiConfig = AcpiConfig {
+    cpus: 1,
+    legacy_pic: false,
+};
+
+fn ram() -> GuestRam {
+    GuestRam::new(2 << 20).unwrap()
+}
+
+fn read(ram: &GuestRam, addr: u64, len: usize) -> Vec<u8> {
+    let mut data = vec![0; len];
+    ram.read(addr, &mut data).unwrap();
+    data
+}
+
+fn u16_at(table: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(table[at..at + 2].try_into().unwrap())
+}
+
+fn u32_at(table: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(table[at..at + 4].try_into().unwrap())
+}
+
+fn u64_at(table: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(table[at..at + 8].try_into().unwrap())
+}
+
+fn sum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+}
+
+/// A table with its signature, length and checksum checked.
+fn table(ram: &GuestRam, addr: u64, signature: &[u8; 4]) -> Vec<u8> {
+    let header = read(ram, addr, 36);
+    assert_eq!(&header[..4], signature);
+    let table = read(ram, addr, u32_at(&header, 4) as usize);
+    assert_eq!(sum(&table), 0, "checksum of {signature:?}");
+    assert!(addr >= ACPI_START && addr + table.len() as u64 <= ACPI_END);
+    table
+}
+
+struct Tables {
+    fadt: Vec<u8>,
+    madt: Vec<u8>,
+    dsdt: Vec<u8>,
+    facs: Vec<u8>,
+}
+
+/// Follows the pointers from the RSDP, as a guest does.
+fn tables(config: &AcpiConfig) -> Tables {
+    let ram = ram();
+    let rsdp_addr = build(config, &ram).unwrap();
+    assert_eq!(rsdp_addr, ACPI_START);
+    let rsdp = read(&ram, rsdp_addr, 36);
+    assert_eq!(&rsdp[..8], b"RSD PTR ");
+    assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
+    assert_eq!((rsdp[15], u32_at(&rsdp, 20)), (2, 36));
+    let xsdt = table(&ram, u64_at(&rsdp, 24), b"XSDT");
+    assert_eq!(xsdt.len(), 36 + 2 * 8);
+    let fadt = table(&ram, u64_at(&xsdt, 36), b"FACP");
+    let madt = table(&ram, u64_at(&xsdt, 44), b"APIC");
+    assert_eq!(u64::from(u32_at(&fadt, 40)), u64_at(&fadt, 140));
+    let dsdt = table(&ram, u64_at(&fadt, 140), b"DSDT");
+    let facs_addr = u64::from(u32_at(&fadt, 36));
+    assert_eq!(facs_addr % 64, 0);
+    let facs = read(&ram, facs_addr, 64);
+    Tables {
+        fadt,
+        madt,
+        dsdt,
+        facs,
+    }
+}
+
+/// The MADT's entries: type and content.
+fn entries(madt: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut entries = Vec::new();
+    let mut rest = &madt[44..];
+    while let [kind, len, ..] = *rest {
+        let (entry, after) = rest.split_at(usize::from(len));
+        entries.push((kind, entry.to_vec()));
+        rest = after;
+    }
+    assert!(rest.is_empty());
+    entries
+}
+
+fn count(madt: &[u8], kind: u8) -> usize {
+    entries(madt).iter().filter(|entry| entry.0 == kind).count()
+}
+
+#[test]
+fn the_fadt_tells_of_the_fixed_hardware() {
+    let fadt = tables(&ONE_CPU).fadt;
+    assert_eq!((fadt.len(), fadt[8], fadt[131]), (276, 6, 3));
+    assert_eq!(u16_at(&fadt, 46), 9);
+    assert_eq!(u32_at(&fadt, 48), 0, "no SMI command port");
+    assert_eq!(u32_at(&fadt, 56), u32::from(PORT_ACPI_PM1A_EVT));
+    assert_eq!(u32_at(&fadt, 64), u32::from(PORT_ACPI_PM1A_CNT));
+    assert_eq!((u32_at(&fadt, 76), fadt[91]), (0, 0), "no PM timer");
+    assert_eq!((fadt[88], fadt[89]), (4, 2));
+    assert_eq!(fadt[108], 0x32);
+    assert_eq!(u16_at(&fadt, 109), 0b101);
+    assert_eq!(u32_at(&fadt, 112), 0b1_0100_0110_0101);
+    assert_eq!(fadt[116..128], [1, 8, 0, 1, 0xf9, 0x0c, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(fadt[128], 6);
+    assert_eq!(u64_at(&fadt, 132), 0, "one FACS pointer");
+    assert_eq!(fadt[148..152], [1, 32, 0, 2]);
+    assert_eq!(u64_at(&fadt, 152), u64::from(PORT_ACPI_PM1A_EVT));
+    assert_eq!(fadt[172..176], [1, 16, 0, 2]);
+    assert_eq!(u64_at(&fadt, 176), u64::from(PORT_ACPI_PM1A_CNT));
+}
+
+#[test]
+fn the_facs_is_there() {
+    let facs = tables(&ONE_CPU).facs;
+    assert_eq!(&facs[..4], b"FACS");
+    assert_eq!((u32_at(&facs, 4), facs[32]), (64, 1));
+}
+
+#[test]
+fn the_madt_has_the_ioapic_and_an_edge_triggered_sci() {
+    let madt = tables(&ONE_CPU).madt;
+    assert_eq!(u32_at(&madt, 36), LAPIC_ADDR as u32);
+    assert_eq!(u32_at(&madt, 40), 0, "no PIC");
+    let mut ioapic = vec![1, 12, 0, 0];
+    ioapic.extend((IOAPIC_ADDR as u32).to_le_bytes());
+    ioapic.extend([0; 4]);
+    let expected = [
+        (0, vec![0, 8, 0, 0, 1, 0, 0, 0]),
+        (1, ioapic),
+        (2, vec![2, 10, 0, 9, 9, 0, 0, 0, 5, 0]),
+    ];
+    assert_eq!(entries(&madt), expected);
+}
+
+#[test]
+fn a_pic_brings_the_pit_on_pin_2() {
+    let madt = tables(&AcpiConfig {
+        legacy_pic: true,
+        ..ONE_CPU
+    })
+    .madt;
+    assert_eq!(u32_at(&madt, 40), 1);
+    let pit = (2, vec![2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
+    assert!(entries(&madt).contains(&pit));
+}
+
+#[test]
+fn apic_ids_from_255_get_x2apic_entries() {
+    let madt = tables(&AcpiConfig {
+        cpus: 257,
+        ..ONE_CPU
+    })
+    .madt;
+    assert_eq!((count(&madt, 0), count(&madt, 9)), (255, 2));
+    let x2apics = entries(&madt).into_iter().filter(|entry| entry.0 == 9);
+    let ids: Vec<_> = x2apics
+        .map(|(_, x)| (u32_at(&x, 4), u32_at(&x, 12)))
+        .collect();
+    assert_eq!(ids, [(255, 255), (256, 256)]);
+}
+
+#[test]
+fn four_thousand_cpus_fit_and_more_than_fit_are_an_error() {
+    let madt = tables(&AcpiConfig {
+        cpus: 4096,
+        ..ONE_CPU
+    })
+    .madt;
+    assert_eq!(count(&madt, 0) + count(&madt, 9), 4096);
+    for cpus in [8320, 20_000, u32::MAX] {
+        let error = build(&AcpiConfig { cpus, ..ONE_CPU }, &ram()).unwrap_err();
+        assert!(matches!(error, AcpiError::NoRoom { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_guest_too_small_for_the_tables_is_an_error() {
+    let small = GuestRam::new(64 << 10).unwrap();
+    let error = build(&ONE_CPU, &small).unwrap_err();
+    assert!(matches!(error, AcpiError::Memory { .. }), "{error}");
+}
+
+#[test]
+fn the_dsdt_is_small_and_names_s5_and_the_devices() {
+    let dsdt = tables(&ONE_CPU).dsdt;
+    assert!(dsdt.len() < 256, "{} bytes", dsdt.len());
+    let has = |bytes: &[u8]| dsdt.windows(bytes.len()).any(|window| window == bytes);
+    assert!(has(b"\x08\\_S5_\x12\x08\x04\x0a\x05\x0a\x05\x00\x00"));
+    assert!(has(b"COM1") && has(&[0x47, 0x01, 0xf8, 0x03, 0xf8, 0x03, 1, 8]));
+    assert!(has(b"RTC_") && has(&[0x47, 0x01, 0x70, 0x00, 0x70, 0x00, 1, 2]));
+    assert!(has(b"QEMU0001\0") && has(&[0x47, 0x01, 0x05, 0x05, 0x05, 0x05, 1, 1]));
+    assert!(has(&[0x89, 6, 0, 0b11, 1, 4, 0, 0, 0]));
+}

@@ -1,0 +1,409 @@
+//! The kernel file: opened, recognised, unpacked and checked before a VM exists.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use super::bytes::u32_at;
+use super::bzimage::{self, SetupHeader};
+use super::cache::PayloadCache;
+use super::elf::{self, Segment};
+use super::error::{BootError, FileRole};
+use super::image::Image;
+use super::initrd::InitrdLimits;
+use super::memory_error;
+use super::memory_map::low_ram_end;
+use super::packed::Packed;
+use super::payload::Compression;
+use crate::memory::GuestRam;
+use crate::memory::layout::{HIGH_RAM_START, PCI_HOLE_START};
+
+/// Larger files are refused before they are read.
+const MAX_FILE: u64 = 1 << 30;
+/// Longest command line of an x86 kernel whose header does not say
+/// (`COMMAND_LINE_SIZE` less the NUL).
+const DEFAULT_CMDLINE_MAX: usize = 2047;
+/// `initrd_addr_max` of today's kernels, plus one.
+const DEFAULT_INITRD_END: u64 = 0x8000_0000;
+
+/// What kind of file the kernel came from, and what became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelForm {
+    /// An uncompressed ELF file.
+    Vmlinux,
+    /// An ELF that was unpacked on the host, from a bzImage or on its own.
+    Unpacked {
+        /// How it was compressed.
+        compression: Compression,
+        /// Whether an earlier run had unpacked it already.
+        cached: bool,
+    },
+    /// A bzImage that unpacks itself in the guest.
+    BzImage,
+}
+
+impl fmt::Display for KernelForm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Vmlinux => f.write_str("vmlinux"),
+            Self::Unpacked {
+                compression,
+                cached: false,
+            } => write!(f, "{compression} kernel, unpacked now"),
+            Self::Unpacked {
+                compression,
+                cached: true,
+            } => write!(f, "{compression} kernel, unpacked earlier"),
+            Self::BzImage => f.write_str("bzImage, unpacked by the guest"),
+        }
+    }
+}
+
+/// A kernel that is open, recognised and checked.
+#[derive(Debug)]
+pub struct Kernel {
+    image: Image,
+    form: KernelForm,
+    segments: Vec<Segment>,
+    entry: u64,
+    pvh_entry: Option<u32>,
+    setup: Option<SetupHeader>,
+    release: Option<String>,
+}
+
+impl Kernel {
+    /// Opens a kernel file: an x86-64 ELF `vmlinux`, plain or compressed, or a
+    /// bzImage. What is compressed is unpacked here, unless `cache` has it.
+    ///
+    /// # Errors
+    /// One [`BootError`] for each way in which the file is no kernel that can
+    /// be started.
+    pub fn open(path: &Path, cache: &PayloadCache) -> Result<Self, BootError> {
+        let file = Image::open(path, FileRole::Kernel, MAX_FILE)?;
+        let head = file.read_vec(0, 4096)?;
+        if elf::is_elf(&head) {
+            return Self::from_elf(file, KernelForm::Vmlinux);
+        }
+        if bzimage::is_bzimage(&head) {
+            let setup =
+                SetupHeader::parse(&head).ok_or_else(|| truncated(&file, "setup header"))?;
+            return Self::from_bzimage(file, setup, cache);
+        }
+        if let Some(compression) = Compression::detect(&head) {
+            let (image, cached) = Packed::whole(&file, compression).unpacked(&file, cache)?;
+            if !elf::is_elf(&image.read_vec(0, 4)?) {
+                return Err(not_a_kernel(&file));
+            }
+            let form = KernelForm::Unpacked {
+                compression,
+                cached,
+            };
+            return Self::from_elf(image, form);
+        }
+        Err(foreign_image(&file, &head))
+    }
+
+    fn from_elf(image: Image, form: KernelForm) -> Result<Self, BootError> {
+        let elf = elf::parse(&image)?;
+        Ok(Self {
+            image,
+            form,
+            segments: elf.segments,
+            entry: elf.entry,
+            pvh_entry: elf.pvh_entry,
+            setup: None,
+            release: None,
+        })
+    }
+
+    fn from_bzimage(
+        file: Image,
+        setup: SetupHeader,
+        cache: &PayloadCache,
+    ) -> Result<Self, BootError> {
+        let release = setup.release(&file)?;
+        if let Some(packed) = Packed::in_bzimage(&file, &setup)? {
+            let (image, cached) = packed.unpacked(&file, cache)?;
+            if elf::is_elf(&image.read_vec(0, 4)?) {
+                let compression = packed.compression();
+                let form = KernelForm::Unpacked {
+                    compression,
+                    cached,
+                };
+                return Ok(Self {
+                    setup: Some(setup),
+                    release,
+                    ..Self::from_elf(image, form)?
+                });
+            }
+        }
+        let (segment, entry) = setup.own_entry(&file)?;
+        Ok(Self {
+            image: file,
+            form: KernelForm::BzImage,
+            segments: vec![segment],
+            entry,
+            pvh_entry: None,
+            setup: Some(setup),
+            release,
+        })
+    }
+
+    /// What kind of file it came from.
+    pub fn form(&self) -> KernelForm {
+        self.form
+    }
+
+    /// The kernel's release, such as `6.12.9-amd64`, if its setup header says.
+    pub fn release(&self) -> Option<&str> {
+        self.release.as_deref()
+    }
+
+    /// Longest command line in bytes, without the NUL.
+    pub fn cmdline_max(&self) -> usize {
+        self.setup
+            .as_ref()
+            .and_then(SetupHeader::cmdline_max)
+            .unwrap_or(DEFAULT_CMDLINE_MAX)
+    }
+
+    /// The setup header for the zero page, if the kernel came with one.
+    pub(super) fn setup_header(&self) -> Option<&[u8]> {
+        self.setup.as_ref().map(SetupHeader::raw)
+    }
+
+    /// Where an initrd may lie.
+    pub(super) fn initrd_limits(&self) -> InitrdLimits {
+        match &self.setup {
+            Some(setup) => setup.initrd_limits(),
+            None => InitrdLimits {
+                end: DEFAULT_INITRD_END,
+                above_4g: true,
+            },
+        }
+    }
+
+    /// The 64-bit entry.
+    ///
+    /// # Errors
+    /// [`BootError::Malformed`] if it lies outside the kernel.
+    pub(super) fn linux64_entry(&self) -> Result<u64, BootError> {
+        self.entry_inside(self.entry)
+    }
+
+    /// The 32-bit entry of PVH.
+    ///
+    /// # Errors
+    /// [`BootError::NoEntry`] if the kernel has none.
+    pub(super) fn pvh_entry(&self) -> Result<u64, BootError> {
+        let entry = self.pvh_entry.ok_or_else(|| BootError::NoEntry {
+            path: self.image.path().to_owned(),
+            protocol: "PVH",
+            hint: "build it with CONFIG_PVH or start it through the Linux protocol",
+        })?;
+        self.entry_inside(u64::from(entry))
+    }
+
+    fn entry_inside(&self, entry: u64) -> Result<u64, BootError> {
+        let inside = self
+            .segments
+            .iter()
+            .any(|segment| (segment.addr..segment.end()).contains(&entry));
+        if inside {
+            Ok(entry)
+        } else {
+            Err(BootError::Malformed {
+                path: self.image.path().to_owned(),
+                reason: "its entry point lies outside its loadable segments",
+            })
+        }
+    }
+
+    /// Puts the kernel into guest memory and returns the range it occupies,
+    /// its zeroed part included. Zeros are written only where memory is not `fresh`.
+    ///
+    /// # Errors
+    /// [`BootError::MemoryTooSmall`], [`BootError::Placement`], or
+    /// [`BootError::Read`] if the file cannot be read.
+    pub(super) fn place(&self, ram: &GuestRam, fresh: bool) -> Result<Range<u64>, BootError> {
+        let range = self.check_range(ram)?;
+        for segment in &self.segments {
+            let file_len = usize::try_from(segment.file_len).unwrap_or(usize::MAX);
+            self.image
+                .place(ram, segment.addr, segment.offset, file_len)?;
+            let zeros = segment.mem_len.saturating_sub(segment.file_len);
+            if !fresh && zeros > 0 {
+                let start = segment.addr.saturating_add(segment.file_len);
+                ram.zero(start, usize::try_from(zeros).unwrap_or(usize::MAX))
+                    .map_err(|source| memory_error("kernel", source))?;
+            }
+        }
+        Ok(range)
+    }
+
+    fn check_range(&self, ram: &GuestRam) -> Result<Range<u64>, BootError> {
+        let start = self.segments.first().map_or(0, |first| first.addr);
+        let end = self.segments.last().map_or(0, Segment::end);
+        let misplaced = |reason| BootError::Placement {
+            path: self.image.path().to_owned(),
+            start,
+            end,
+            reason,
+        };
+        if start < HIGH_RAM_START {
+            return Err(misplaced(
+                "the first MiB holds the boot structures and the ACPI tables; link it at 1 MiB or above",
+            ));
+        }
+        if end > PCI_HOLE_START {
+            return Err(misplaced("RAM that a kernel can start in ends at 3 GiB"));
+        }
+        if end > low_ram_end(ram) {
+            return Err(BootError::MemoryTooSmall {
+                path: self.image.path().to_owned(),
+                needed: end,
+                available: ram.size(),
+            });
+        }
+        Ok(start..end)
+    }
+}
+
+/// What is neither ELF nor bzImage nor compressed; some of it can be named.
+fn foreign_image(file: &Image, head: &[u8]) -> BootError {
+    // Both keep their magic number here (Documentation/arch/{arm64,riscv}/boot).
+    let architecture = match u32_at(head, 56).map(u32::to_le_bytes).as_ref() {
+        Some(b"ARM\x64") => "arm64",
+        Some(b"RSC\x05") => "RISC-V",
+        _ => return not_a_kernel(file),
+    };
+    BootError::WrongArchitecture {
+        path: file.path().to_owned(),
+        architecture: architecture.into(),
+    }
+}
+
+fn not_a_kernel(file: &Image) -> BootError {
+    BootError::NotAKernel {
+        path: file.path().to_owned(),
+    }
+}
+
+fn truncated(file: &Image, what: &'static str) -> BootError {
+    BootError::Truncated {
+        path: file.path().to_owned(),
+        what,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{self, ELF_ADDR, PACKERS};
+    use super::*;
+
+    fn open(bytes: &[u8]) -> Result<Kernel, BootError> {
+        let (_dir, path) = testing::file(bytes);
+        Kernel::open(&path, &PayloadCache::none())
+    }
+
+    fn assert_is_elf_kernel(kernel: &Kernel, name: &str) {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        let range = kernel.place(&ram, true).unwrap();
+        assert_eq!(range, ELF_ADDR..ELF_ADDR + 0x1000 + 0x2000, "{name}");
+        assert_eq!(kernel.linux64_entry().unwrap(), ELF_ADDR);
+        assert_eq!(kernel.pvh_entry().unwrap(), testing::ELF_PVH);
+        let mut code = [0; 0x1000];
+        ram.read(ELF_ADDR, &mut code).unwrap();
+        assert!(code.iter().all(|byte| *byte == 0x90), "{name}");
+    }
+
+    #[test]
+    fn a_vmlinux_is_placed_by_its_segments() {
+        let kernel = open(&testing::elf(&[0x90; 0x1000])).unwrap();
+        assert_eq!(kernel.form(), KernelForm::Vmlinux);
+        assert_eq!(kernel.cmdline_max(), 2047);
+        assert_is_elf_kernel(&kernel, "vmlinux");
+    }
+
+    #[test]
+    fn every_payload_is_unpacked_and_its_elf_started() {
+        let elf = testing::elf(&[0x90; 0x1000]);
+        for (name, pack) in PACKERS {
+            let kernel = open(&testing::bzimage(&pack(&elf), elf.len())).unwrap();
+            assert!(
+                matches!(kernel.form(), KernelForm::Unpacked { cached: false, .. }),
+                "{name}"
+            );
+            assert_eq!(kernel.release(), Some("6.12.0-test"));
+            assert_eq!(kernel.cmdline_max(), 1023);
+            assert_is_elf_kernel(&kernel, name);
+            assert_is_elf_kernel(&open(&pack(&elf)).unwrap(), name);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_unpacked_starts_through_its_own_entry() {
+        let lzo = b"\x89LZO\x00\x0d\x0a\x1a\x0a some data";
+        let not_elf = testing::gzip(b"not an ELF");
+        for payload in [lzo.as_slice(), not_elf.as_slice()] {
+            let kernel = open(&testing::bzimage(payload, 10)).unwrap();
+            assert_eq!(kernel.form(), KernelForm::BzImage);
+            assert_eq!(kernel.linux64_entry().unwrap(), 0x100_0200);
+            assert!(matches!(kernel.pvh_entry(), Err(BootError::NoEntry { .. })));
+            let ram = GuestRam::new(32 << 20).unwrap();
+            assert_eq!(kernel.place(&ram, true).unwrap(), 0x100_0000..0x110_0000);
+        }
+    }
+
+    #[test]
+    fn bss_is_zero_even_in_used_memory() {
+        let kernel = open(&testing::elf(&[0x90; 0x1000])).unwrap();
+        let ram = GuestRam::new(16 << 20).unwrap();
+        ram.write(ELF_ADDR, &[0xff; 0x4000]).unwrap();
+        kernel.place(&ram, false).unwrap();
+        let mut back = [0; 0x4000];
+        ram.read(ELF_ADDR, &mut back).unwrap();
+        assert!(back[0x1000..0x3000].iter().all(|byte| *byte == 0));
+        assert!(back[0x3000..].iter().all(|byte| *byte == 0xff));
+    }
+
+    #[test]
+    fn too_little_memory_says_how_much_is_needed() {
+        let kernel = open(&testing::elf(&[0x90; 0x1000])).unwrap();
+        let ram = GuestRam::new(2 << 20).unwrap();
+        let error = kernel.place(&ram, true).unwrap_err();
+        assert!(
+            error.to_string().contains("needs at least 3 MiB"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_is_no_kernel_is_said_to_be_none() {
+        assert!(matches!(
+            open(b"#!/bin/sh\necho hello\n"),
+            Err(BootError::NotAKernel { .. })
+        ));
+        assert!(matches!(
+            open(&testing::gzip(b"a text")),
+            Err(BootError::NotAKernel { .. })
+        ));
+        let mut arm = vec![0; 4096];
+        super::super::bytes::put(&mut arm, 56, b"ARM\x64");
+        let error = open(&arm).unwrap_err();
+        assert!(error.to_string().contains("is for arm64"), "{error}");
+    }
+
+    #[test]
+    fn a_truncated_bzimage_is_an_error() {
+        let elf = testing::elf(&[0x90; 0x1000]);
+        let image = testing::bzimage(&testing::xz(&elf), elf.len());
+        for len in [0x210, 0x400, image.len() - 1] {
+            let result = open(&image[..len]);
+            assert!(
+                matches!(result, Err(BootError::Truncated { .. })),
+                "{len:#x}: {result:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! `mayfly run`: boot a VM and wait for its end.
+
+use std::ffi::OsStr;
+use std::io::{IsTerminal, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use clap::{ArgAction, Args};
+
+use super::{default_guest, exit_codes, logging, say};
+use crate::config::{
+    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, Irqchip, SerialConfig,
+    UnpackInitrd, VmConfig,
+};
+use crate::vm::exit::ExitReason;
+use crate::vm::{self, Report};
+
+/// Stands for the default guest's kernel until it is known where that lies.
+const DEFAULT_GUEST: &str = "default guest";
+
+/// The flags of `mayfly run`.
+#[derive(Debug, Args)]
+#[command(after_help = exit_codes::table())]
+pub(super) struct RunArgs {
+    /// Kernel: vmlinux or bzImage; without it the default guest boots
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+
+    /// Unpack a compressed initrd on the host: auto (on kvm-pvm hosts), always, never
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
+          default_value = "auto", default_missing_value = "always")]
+    unpack_initrd: UnpackInitrd,
+
+    /// Words added to the default kernel command line
+    #[arg(
+        long,
+        value_name = "STRING",
+        allow_hyphen_values = true,
+        conflicts_with = "cmdline_only"
+    )]
+    cmdline: Option<String>,
+
+    /// The whole kernel command line, instead of the default
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    cmdline_only: Option<String>,
+
+    /// Number of virtual CPUs
+    #[arg(long, value_name = "N", default_value = "1", value_parser = cpus,
+          allow_negative_numbers = true)]
+    cpus: u32,
+
+    /// Guest memory, for example 512M or 2G; taken from the host only when touched
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = config::size::parse,
+          allow_negative_numbers = true)]
+    memory: u64,
+
+    /// The serial port: stdio, null, pty or file=PATH
+    #[arg(long, value_name = "WHERE", default_value = "stdio",
+          value_parser = OsStringValueParser::new().try_map(|text| serial(&text)))]
+    serial: SerialConfig,
+
+    /// How the kernel is entered: auto, linux64 or pvh
+    #[arg(long, value_name = "PROTOCOL", default_value = "auto")]
+    boot_protocol: BootProtocol,
+
+    /// Interrupt controllers: auto, split (fast start) or kernel (with PIC and PIT)
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    irqchip: Irqchip,
+
+    /// Stop the VM after a while, for example 90s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = config::duration::parse)]
+    timeout: Option<Duration>,
+
+    /// Print one JSON object about the run as the last line of stdout
+    #[arg(long)]
+    json: bool,
+
+    /// Say what is done: the final command line, the boot protocol, … (-vv: details)
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+fn cpus(text: &str) -> Result<u32, ConfigError> {
+    text.parse().map_err(|_| ConfigError::Choice {
+        option: "--cpus",
+        given: text.to_owned(),
+        expected: "a number",
+    })
+}
+
+fn serial(text: &OsStr) -> Result<SerialConfig, ConfigError> {
+    SerialConfig::parse(text)
+}
+
+/// Boots what `args` describe; the exit code is the VM's.
+pub(super) fn run(args: RunArgs, started: Instant) -> ExitCode {
+    logging::init(args.verbose);
+    let json = args.json;
+    let report = match prepare(args) {
+        Ok(config) => vm::run(&config, started),
+        Err(reason) => Report::of_failure(reason, started),
+    };
+    tell(&report, json)
+}
+
+/// Tells the user how it ended and gives the exit code.
+pub(super) fn tell(report: &Report, json: bool) -> ExitCode {
+    // The prompt, or our own line, is not to continue the guest's last one.
+    if report.line_open && !json && stdout().is_terminal() {
+        say::on_stdout(report.line_break());
+    }
+    if let Some(summary) = report.summary() {
+        say::on_stderr(&summary);
+    }
+    if json {
+        say::on_stdout(&report.json_line());
+    }
+    ExitCode::from(report.reason.code())
+}
+
+/// Flags to a configuration, with the default guest where no kernel is given.
+fn prepare(args: RunArgs) -> Result<VmConfig, ExitReason> {
+    let default_guest = args.kernel.is_none();
+    let mut config = args
+        .into_config()
+        .validated()
+        .map_err(|error| ExitReason::Usage {
+            message: say::one_line(&error),
+        })?;
+    if default_guest {
+        default_guest::choose(&mut config).map_err(|error| ExitReason::HostError {
+            message: say::one_line(&error),
+        })?;
+    }
+    Ok(config)
+}
+
+impl RunArgs {
+    fn into_config(self) -> VmConfig {
+        let cmdline = match (self.cmdline_only, self.cmdline) {
+            (Some(text), _) => CmdlineConfig {
+                mode: CmdlineMode::Replace,
+                text,
+            },
+            (None, text) => CmdlineConfig {
+                mode: CmdlineMode::Extend,
+                text: text.unwrap_or_default(),
+            },
+        };
+        VmConfig {
+            initrd: self.initrd,
+            unpack_initrd: self.unpack_initrd,
+            cmdline,
+            boot_protocol: self.boot_protocol,
+            cpus: self.cpus,
+            memory: self.memory,
+            irqchip: self.irqchip,
+            serial: self.serial,
+            timeout: self.timeout,
+            ..VmConfig::new(self.kernel.unwrap_or_else(|| DEFAULT_GUEST.into()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn config(flags: &[&str]) -> VmConfig {
+        let args = ["mayfly", "run"].iter().chain(flags);
+        match Cli::try_parse_from(args).unwrap().command {
+            Command::Run(args) => args.into_config(),
+            Command::Doctor(_) => unreachable!("run was asked for"),
+        }
+    }
+
+    #[test]
+    fn no_flags_are_the_default_machine() {
+        assert_eq!(config(&[]), VmConfig::new(DEFAULT_GUEST.into()));
+    }
+
+    #[test]
+    fn every_flag_arrives() {
+        let line = "--kernel k --initrd i --unpack-initrd=never --cmdline -- --cpus 4 \
+                    --memory 1GiB --serial file=s --boot-protocol pvh --irqchip kernel \
+                    --timeout 5m --json -vv";
+        let flags: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(
+            config(&flags),
+            VmConfig {
+                kernel: "k".into(),
+                initrd: Some("i".into()),
+                unpack_initrd: UnpackInitrd::Never,
+                cmdline: CmdlineConfig {
+                    mode: CmdlineMode::Extend,
+                    text: "--".to_owned(),
+                },
+                cpus: 4,
+                memory: 1 << 30,
+                serial: SerialConfig::File("s".into()),
+                boot_protocol: BootProtocol::Pvh,
+                irqchip: Irqchip::Kernel,
+                timeout: Some(Duration::from_secs(300)),
+            }
+        );
+    }
+
+    #[test]
+    fn words_with_a_default_of_their_own() {
+        assert_eq!(
+            config(&["--unpack-initrd"]).unpack_initrd,
+            UnpackInitrd::Always
+        );
+        let replaced = config(&["--cmdline-only", "quiet"]).cmdline;
+        assert_eq!(replaced.mode, CmdlineMode::Replace);
+        assert_eq!(replaced.text, "quiet");
+    }
+
+    #[test]
+    fn a_bad_configuration_is_bad_usage() {
+        let args = ["mayfly", "run", "--cpus", "0"];
+        let Command::Run(args) = Cli::try_parse_from(args).unwrap().command else {
+            unreachable!("run was asked for");
+        };
+        let reason = prepare(args).unwrap_err();
+        assert_eq!(reason.code(), 245);
+    }
+}

@@ -1,0 +1,322 @@
+//! What a VM is made of: one validated structure, whoever asked for it.
+//!
+//! The command line fills in a [`VmConfig`]; a file will do the same later.
+//! [`VmConfig::validated`] checks it once; from there on its values are good.
+//! What only KVM can tell (how many vCPUs, how wide an address) is checked by
+//! [`check_cpus`] and [`check_memory`] when the machine is built.
+
+pub mod duration;
+mod error;
+mod limits;
+pub mod serial;
+pub mod size;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use error::ConfigError;
+pub use limits::{MEMORY_MIN, PAGE_SIZE, check_cpus, check_memory};
+pub use serial::SerialConfig;
+
+/// Guest RAM unless asked otherwise: 256 MiB. Small is enough for a disposable
+/// test VM, and the host pays only for the pages that the guest touches.
+pub const MEMORY_DEFAULT: u64 = 256 << 20;
+
+/// vCPUs unless asked otherwise.
+pub const CPUS_DEFAULT: u32 = 1;
+
+/// A virtual machine as the user asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmConfig {
+    /// The kernel: vmlinux, bzImage, or another ELF with an entry Mayfly knows.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    #[serde(default)]
+    pub initrd: Option<PathBuf>,
+    /// Whether a compressed initrd is unpacked on the host.
+    #[serde(default)]
+    pub unpack_initrd: UnpackInitrd,
+    /// The kernel command line.
+    #[serde(default)]
+    pub cmdline: CmdlineConfig,
+    /// How the kernel is entered.
+    #[serde(default)]
+    pub boot_protocol: BootProtocol,
+    /// Number of vCPUs.
+    #[serde(default = "default_cpus")]
+    pub cpus: u32,
+    /// Size of guest RAM in bytes; a text such as `512M` does as well.
+    #[serde(default = "default_memory", deserialize_with = "size::deserialize")]
+    pub memory: u64,
+    /// Whose interrupt controllers the machine has.
+    #[serde(default)]
+    pub irqchip: Irqchip,
+    /// Where the serial port leads.
+    #[serde(default)]
+    pub serial: SerialConfig,
+    /// After how long the VM is stopped.
+    #[serde(default, with = "duration::optional")]
+    pub timeout: Option<Duration>,
+}
+
+fn default_cpus() -> u32 {
+    CPUS_DEFAULT
+}
+
+fn default_memory() -> u64 {
+    MEMORY_DEFAULT
+}
+
+impl VmConfig {
+    /// The default machine for `kernel`.
+    pub fn new(kernel: PathBuf) -> Self {
+        Self {
+            kernel,
+            initrd: None,
+            unpack_initrd: UnpackInitrd::default(),
+            cmdline: CmdlineConfig::default(),
+            boot_protocol: BootProtocol::default(),
+            cpus: CPUS_DEFAULT,
+            memory: MEMORY_DEFAULT,
+            irqchip: Irqchip::default(),
+            serial: SerialConfig::default(),
+            timeout: None,
+        }
+    }
+
+    /// Checks everything that can be checked without the host.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`] found.
+    pub fn validated(self) -> Result<Self, ConfigError> {
+        limits::cpus_present(self.cpus)?;
+        limits::memory_usable(self.memory)?;
+        if self.kernel.as_os_str().is_empty() {
+            return Err(ConfigError::EmptyPath { what: "kernel" });
+        }
+        if self
+            .initrd
+            .as_ref()
+            .is_some_and(|p| p.as_os_str().is_empty())
+        {
+            return Err(ConfigError::EmptyPath { what: "initrd" });
+        }
+        if self.cmdline.text.contains('\0') {
+            return Err(ConfigError::CmdlineNul);
+        }
+        if self.timeout.is_some_and(|timeout| timeout.is_zero()) {
+            return Err(ConfigError::ZeroTimeout);
+        }
+        Ok(self)
+    }
+}
+
+/// The user's part of the kernel command line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CmdlineConfig {
+    /// What happens to the default line.
+    #[serde(default)]
+    pub mode: CmdlineMode,
+    /// The words, as given.
+    #[serde(default)]
+    pub text: String,
+}
+
+impl CmdlineConfig {
+    /// Whether `word` is one of the space-separated words of the text.
+    pub fn has_word(&self, word: &str) -> bool {
+        self.text
+            .split_ascii_whitespace()
+            .any(|given| given == word)
+    }
+}
+
+/// What the user's text does to the default command line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CmdlineMode {
+    /// Comes after the default (`--cmdline`).
+    #[default]
+    Extend,
+    /// Stands alone (`--cmdline-only`).
+    Replace,
+}
+
+/// A closed set of words that an option takes, with its parser.
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident, $option:literal, $expected:literal,
+     { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant),+ }
+
+        impl FromStr for $name {
+            type Err = ConfigError;
+
+            fn from_str(text: &str) -> Result<Self, ConfigError> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(ConfigError::Choice {
+                        option: $option,
+                        given: text.to_owned(),
+                        expected: $expected,
+                    }),
+                }
+            }
+        }
+    };
+}
+
+choice!(
+    /// Whether a compressed initrd is unpacked before the guest sees it.
+    UnpackInitrd, "--unpack-initrd", "auto, always or never", {
+        /// On hosts that interpret guest kernel code, where unpacking in the guest is slow.
+        #[default]
+        Auto = "auto",
+        /// On every host.
+        Always = "always",
+        /// The guest gets the file as it is.
+        Never = "never",
+    }
+);
+
+choice!(
+    /// How the kernel is entered.
+    BootProtocol, "--boot-protocol", "auto, linux64 or pvh", {
+        /// The best one that the image offers.
+        #[default]
+        Auto = "auto",
+        /// The 64-bit Linux boot protocol (Documentation/arch/x86/boot.rst).
+        Linux64 = "linux64",
+        /// The PVH entry (Xen's `xen-elfnote.h`, note 18).
+        Pvh = "pvh",
+    }
+);
+
+choice!(
+    /// Whose interrupt controllers the machine has.
+    Irqchip, "--irqchip", "auto, split or kernel", {
+        /// What suits the host and the image.
+        #[default]
+        Auto = "auto",
+        /// Local APICs by KVM, an IOAPIC by Mayfly, no PIC and no PIT.
+        Split = "split",
+        /// All by KVM: local APICs, IOAPIC, PIC and PIT.
+        Kernel = "kernel",
+    }
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> VmConfig {
+        VmConfig::new(PathBuf::from("vmlinux"))
+    }
+
+    #[test]
+    fn the_default_machine_is_valid() {
+        assert!(config().validated().is_ok());
+    }
+
+    #[test]
+    fn each_bad_value_has_its_line() {
+        let cases: [(VmConfig, &str); 7] = [
+            (
+                VmConfig {
+                    cpus: 0,
+                    ..config()
+                },
+                "at least 1 CPU",
+            ),
+            (
+                VmConfig {
+                    memory: 0,
+                    ..config()
+                },
+                "memory",
+            ),
+            (
+                VmConfig {
+                    memory: 4096,
+                    ..config()
+                },
+                "at least 1M",
+            ),
+            (
+                VmConfig {
+                    memory: (1 << 20) + 1,
+                    ..config()
+                },
+                "4096",
+            ),
+            (
+                VmConfig {
+                    timeout: Some(Duration::ZERO),
+                    ..config()
+                },
+                "longer than 0",
+            ),
+            (
+                VmConfig {
+                    kernel: PathBuf::new(),
+                    ..config()
+                },
+                "kernel",
+            ),
+            (
+                VmConfig {
+                    cmdline: CmdlineConfig {
+                        mode: CmdlineMode::Extend,
+                        text: "a\0b".to_owned(),
+                    },
+                    ..config()
+                },
+                "NUL",
+            ),
+        ];
+        for (bad, expected) in cases {
+            let line = bad.validated().unwrap_err().to_string();
+            assert!(line.contains(expected), "{line:?} lacks {expected:?}");
+            assert!(!line.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn choices_are_read_and_refused() {
+        assert_eq!("pvh".parse::<BootProtocol>().unwrap(), BootProtocol::Pvh);
+        assert_eq!("split".parse::<Irqchip>().unwrap(), Irqchip::Split);
+        let line = "PVH".parse::<BootProtocol>().unwrap_err().to_string();
+        assert_eq!(
+            line,
+            "--boot-protocol takes auto, linux64 or pvh, not 'PVH'"
+        );
+    }
+
+    #[test]
+    fn words_of_the_command_line_are_whole() {
+        let cmdline = CmdlineConfig {
+            mode: CmdlineMode::Extend,
+            text: "quiet  mayfly.shell=1 mayfly.shell".to_owned(),
+        };
+        assert!(cmdline.has_word("mayfly.shell"));
+        assert!(!cmdline.has_word("mayfly"));
+    }
+
+    #[test]
+    fn json_round_trips_and_takes_texts() {
+        let text = r#"{"kernel":"k","memory":"1GiB","timeout":"1m30s","serial":"file=log"}"#;
+        let read: VmConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(read.memory, 1 << 30);
+        assert_eq!(read.timeout, Some(Duration::from_secs(90)));
+        assert_eq!(read.serial, SerialConfig::File(PathBuf::from("log")));
+        let back = serde_json::to_string(&read).unwrap();
+        assert_eq!(serde_json::from_str::<VmConfig>(&back).unwrap(), read);
+        assert!(serde_json::from_str::<VmConfig>(r#"{"kernel":"k","cpu":2}"#).is_err());
+    }
+}

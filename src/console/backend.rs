@@ -1,0 +1,250 @@
+//! Opening what the serial port leads to.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use thiserror::Error;
+
+use super::input::Input;
+use super::output::{self, Finished, Output, OutputWriter, RING_SIZE};
+use super::patient::Patience;
+use super::pty;
+use crate::config::SerialConfig;
+
+/// Why the serial port cannot be led where the user wants it.
+#[derive(Debug, Error)]
+pub enum ConsoleError {
+    /// The file cannot be written.
+    #[error("cannot write the serial output to '{}'", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Standard input or output cannot be used.
+    #[error("cannot use standard input and output for the serial port; try --serial null")]
+    Stdio(#[source] io::Error),
+    /// No pseudo-terminal.
+    #[error("cannot make a pseudo-terminal for the serial port; is /dev/pts mounted?")]
+    Pty(#[source] io::Error),
+    /// No epoll instance.
+    #[error("cannot ask epoll about the serial input")]
+    Poll(#[source] io::Error),
+    /// No thread.
+    #[error("cannot start the thread that writes the serial output")]
+    Thread(#[source] io::Error),
+}
+
+/// The serial port's far side, ready for use.
+#[derive(Debug)]
+pub struct Console {
+    /// For the UART: takes what the guest prints.
+    pub writer: OutputWriter,
+    /// What is typed to the guest, if anything ever is.
+    pub input: Option<Input>,
+    /// What becomes of what the guest prints.
+    pub output: Output,
+    /// Where the user finds the pseudo-terminal, if there is one.
+    pub pty_path: Option<PathBuf>,
+    on_stdout: bool,
+    /// Keeps the user's end of the pseudo-terminal open.
+    pty_slave: Option<OwnedFd>,
+}
+
+impl Console {
+    /// Opens what `serial` says: a file is created or emptied, a
+    /// pseudo-terminal is made.
+    ///
+    /// # Errors
+    /// [`ConsoleError`], before any thread has been started.
+    pub fn open(serial: &SerialConfig) -> Result<Self, ConsoleError> {
+        match serial {
+            SerialConfig::Null => {
+                let (writer, output) = output::discard();
+                Ok(Self::new(writer, output))
+            }
+            SerialConfig::Stdio => Self::stdio(),
+            SerialConfig::File(path) => {
+                let (writer, output) = start(open_file(path)?)?;
+                Ok(Self::new(writer, output))
+            }
+            SerialConfig::Pty => Self::pty(),
+        }
+    }
+
+    fn new(writer: OutputWriter, output: Output) -> Self {
+        Self {
+            writer,
+            input: None,
+            output,
+            pty_path: None,
+            on_stdout: false,
+            pty_slave: None,
+        }
+    }
+
+    fn stdio() -> Result<Self, ConsoleError> {
+        let input = duplicate(io::stdin()).map_err(ConsoleError::Stdio)?;
+        let target = duplicate(io::stdout()).map_err(ConsoleError::Stdio)?;
+        let input = Input::new(input, true)?;
+        let (writer, output) = start(target)?;
+        Ok(Self {
+            input: Some(input),
+            on_stdout: true,
+            ..Self::new(writer, output)
+        })
+    }
+
+    fn pty() -> Result<Self, ConsoleError> {
+        let pty = pty::open().map_err(ConsoleError::Pty)?;
+        let input = duplicate(&pty.master).map_err(ConsoleError::Pty)?;
+        let input = Input::new(input, false)?;
+        let (writer, output) = start(pty.master)?;
+        Ok(Self {
+            input: Some(input),
+            pty_path: Some(pty.path),
+            pty_slave: Some(pty.slave),
+            ..Self::new(writer, output)
+        })
+    }
+
+    /// Separates what the UART and the event loop own from what tells the end.
+    pub fn split(self) -> (OutputWriter, Option<Input>, ConsoleEnd) {
+        let end = ConsoleEnd {
+            output: self.output,
+            on_stdout: self.on_stdout,
+            pty_slave: self.pty_slave,
+        };
+        (self.writer, self.input, end)
+    }
+}
+
+/// What is left of a [`Console`] until the VM has ended.
+#[derive(Debug)]
+pub struct ConsoleEnd {
+    /// What becomes of what the guest prints.
+    pub output: Output,
+    on_stdout: bool,
+    pty_slave: Option<OwnedFd>,
+}
+
+impl ConsoleEnd {
+    /// Waits for the reader, within `patience`. `line_open` then speaks of
+    /// stdout: false if the serial port leads elsewhere.
+    pub fn finish(self, patience: Patience) -> Finished {
+        let finished = self.output.finish(patience);
+        if let Some(slave) = &self.pty_slave {
+            pty::drain(slave, patience);
+        }
+        Finished {
+            line_open: finished.line_open && self.on_stdout,
+            ..finished
+        }
+    }
+}
+
+fn start(target: OwnedFd) -> Result<(OutputWriter, Output), ConsoleError> {
+    output::start(target, RING_SIZE).map_err(ConsoleError::Thread)
+}
+
+fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
+    fd.as_fd().try_clone_to_owned()
+}
+
+/// Without blocking: opening a FIFO that nobody reads is an error, not a wait.
+fn open_file(path: &Path) -> Result<OwnedFd, ConsoleError> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits() as i32)
+        .open(path)
+        .map(OwnedFd::from)
+        .map_err(|source| ConsoleError::File {
+            path: path.to_owned(),
+            source,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::io::{Read, Write};
+    use std::time::Duration;
+
+    #[test]
+    fn a_file_is_emptied_and_gets_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("serial.log");
+        fs::write(&path, "old and long").unwrap();
+        let console = Console::open(&SerialConfig::File(path.clone())).unwrap();
+        let (mut writer, input, end) = console.split();
+        assert!(input.is_none());
+        writer.push(b"new");
+        let finished = end.finish(Patience::default());
+        assert_eq!((finished.lost, finished.line_open), (0, false));
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_named() {
+        for path in ["/proc/no/such", "/proc", "/proc/version/x"] {
+            let serial = SerialConfig::File(path.into());
+            let error = Console::open(&serial).unwrap_err();
+            assert!(error.to_string().contains(path));
+            assert!(std::error::Error::source(&error).is_some());
+        }
+    }
+
+    #[test]
+    fn a_fifo_without_a_reader_is_an_error_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        assert!(Console::open(&SerialConfig::File(path)).is_err());
+    }
+
+    #[test]
+    fn a_pty_waits_for_its_user() {
+        let console = Console::open(&SerialConfig::Pty).unwrap();
+        let path = console.pty_path.clone().unwrap();
+        let (mut writer, input, end) = console.split();
+        let mut input = input.unwrap();
+        assert!(input.pollable() && !input.is_keyboard());
+        writer.push(b"login: ");
+        {
+            let mut user = fs::File::options()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .unwrap();
+            let mut greeting = [0; 7];
+            user.read_exact(&mut greeting).unwrap();
+            assert_eq!(&greeting, b"login: ");
+            user.write_all(b"\x01x\n").unwrap();
+        }
+        // The user has left, which is neither an end nor an error.
+        let received = input.receive();
+        assert!(!received.ended && !received.quit);
+        assert_eq!(input.pending(), b"\x01x\n");
+        let finished = end.finish(Patience {
+            stall: Duration::from_millis(200),
+            ..Patience::default()
+        });
+        assert_eq!((finished.lost, finished.line_open), (0, false));
+    }
+}

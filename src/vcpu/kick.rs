@@ -1,0 +1,64 @@
+//! Fetching a vCPU thread out of guest mode.
+//!
+//! A signal interrupts `KVM_RUN`; so that one that arrives just before the call
+//! is not lost, its handler sets `kvm_run.immediate_exit`, and the next
+//! `KVM_RUN` returns EINTR at once (Linux Documentation/virt/kvm/api.rst §5).
+
+use std::cell::Cell;
+use std::ptr;
+use std::thread::JoinHandle;
+
+use kvm_bindings::kvm_run;
+use kvm_ioctls::VcpuFd;
+use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+
+thread_local! {
+    /// The `kvm_run` page of the vCPU that runs on this thread. Constant
+    /// initialisation and no destructor: the signal handler may read it.
+    static KVM_RUN: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Installs the handler of the kick signal, for the whole process.
+///
+/// # Errors
+/// What sigaction says.
+pub fn install_handler() -> Result<(), vmm_sys_util::errno::Error> {
+    register_signal_handler(SIGRTMIN(), on_kick)
+}
+
+extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    KVM_RUN.with(|slot| {
+        let run = slot.get();
+        if !run.is_null() {
+            // SAFETY: a non-null pointer is the mapped `kvm_run` of the vCPU
+            // whose `KickSlot` lives on this very thread; the kernel reads this
+            // byte only on entry to KVM_RUN, so a volatile store is all it takes.
+            unsafe { ptr::addr_of_mut!((*run).immediate_exit).write_volatile(1) };
+        }
+    });
+}
+
+/// While it lives, kicks of this thread reach the vCPU it was made for.
+pub struct KickSlot(());
+
+impl KickSlot {
+    /// Makes this thread the one that runs `vcpu`.
+    pub fn enter(vcpu: &mut VcpuFd) -> Self {
+        KVM_RUN.with(|slot| slot.set(vcpu.get_kvm_run()));
+        Self(())
+    }
+}
+
+impl Drop for KickSlot {
+    fn drop(&mut self) {
+        KVM_RUN.with(|slot| slot.set(ptr::null_mut()));
+    }
+}
+
+/// Kicks the vCPU that runs on `thread`; a thread that has ended is left alone.
+pub fn kick<T>(thread: &JoinHandle<T>) {
+    if !thread.is_finished() {
+        // It fails only for a signal number out of range, which SIGRTMIN is not.
+        let _ = thread.kill(SIGRTMIN());
+    }
+}

@@ -1,0 +1,287 @@
+//! The exit loop: one thread a vCPU.
+//!
+//! `KVM_RUN` returns with an exit reason (Linux Documentation/virt/kvm/api.rst
+//! §5); the loop serves it and enters the guest again. Between two entries
+//! there is no allocation, no contended lock and no system call other than
+//! those the addressed device needs itself.
+
+use std::sync::Arc;
+
+use kvm_bindings::{
+    KVM_INTERNAL_ERROR_EMULATION, KVM_SYSTEM_EVENT_CRASH, KVM_SYSTEM_EVENT_RESET,
+    KVM_SYSTEM_EVENT_SHUTDOWN, kvm_run,
+};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use super::counts::{ExitCounts, ExitKind};
+use super::emulate::Emulator;
+use super::gate::GateState;
+use super::kick::KickSlot;
+use super::report;
+use crate::devices::bus::Bus;
+use crate::interrupts::Interrupts;
+use crate::vm::error::one_line;
+use crate::vm::exit::ExitReason;
+use crate::vm::lifecycle::Lifecycle;
+
+/// What KVM_EXIT_HYPERCALL answers for a call nobody serves (`KVM_ENOSYS`).
+const KVM_ENOSYS: u64 = 1000;
+
+/// What all vCPUs of a VM share.
+pub struct Machine {
+    /// Port space.
+    pub pio: Arc<Bus>,
+    /// Guest-physical addresses that are not RAM.
+    pub mmio: Arc<Bus>,
+    /// The interrupt controllers, for end-of-interrupt exits.
+    pub interrupts: Arc<Interrupts>,
+    /// Whether the VM runs, and why it ended.
+    pub lifecycle: Arc<Lifecycle>,
+}
+
+/// A vCPU, owned by the thread that runs it.
+pub struct Vcpu {
+    id: u32,
+    fd: VcpuFd,
+    machine: Arc<Machine>,
+    emulator: Option<Emulator>,
+    counts: ExitCounts,
+}
+
+/// What a vCPU leaves behind when its thread ends.
+pub struct VcpuOutcome {
+    /// Exits by kind.
+    pub counts: ExitCounts,
+    /// The fallback emulator with its own counters, where the host needs one.
+    pub emulator: Option<Emulator>,
+}
+
+/// Whether to enter the guest again.
+enum Next {
+    Enter,
+    End(ExitReason),
+}
+
+impl Vcpu {
+    /// A vCPU ready to run. `emulator` is given on hosts whose KVM hands
+    /// instructions back.
+    pub fn new(id: u32, fd: VcpuFd, machine: Arc<Machine>, emulator: Option<Emulator>) -> Self {
+        Self {
+            id,
+            fd,
+            machine,
+            emulator,
+            counts: ExitCounts::default(),
+        }
+    }
+
+    /// Runs guest code until the VM ends.
+    pub fn run(mut self) -> VcpuOutcome {
+        let slot = KickSlot::enter(&mut self.fd);
+        self.run_until_stopped();
+        drop(slot);
+        self.machine.lifecycle.gate().leave();
+        VcpuOutcome {
+            counts: self.counts,
+            emulator: self.emulator,
+        }
+    }
+
+    fn run_until_stopped(&mut self) {
+        loop {
+            match self.machine.lifecycle.gate().state() {
+                GateState::Running => {}
+                GateState::Paused => {
+                    self.pause();
+                    continue;
+                }
+                GateState::Stopped => return,
+            }
+            if let Next::End(reason) = self.enter_guest() {
+                self.machine.lifecycle.end(reason);
+                return;
+            }
+        }
+    }
+
+    /// Finishes what the last exit left half done, then stands at the gate.
+    ///
+    /// KVM completes a port or MMIO access only on the next entry; with
+    /// `immediate_exit` it does so without running guest code.
+    fn pause(&mut self) {
+        self.fd.set_kvm_immediate_exit(1);
+        // Nothing but EINTR can come of it: the guest is not entered.
+        let _ = self.fd.run().map(drop);
+        self.fd.set_kvm_immediate_exit(0);
+        self.machine.lifecycle.gate().park();
+    }
+
+    fn enter_guest(&mut self) -> Next {
+        let run: *const kvm_run = self.fd.get_kvm_run();
+        let next = match self.fd.run() {
+            Ok(VcpuExit::IoOut(port, data)) => {
+                self.counts.count(ExitKind::IoOut);
+                // A string instruction comes as one exit with many units.
+                for unit in data.chunks(io_unit(run)) {
+                    self.machine.pio.write(u64::from(port), unit);
+                }
+                Next::Enter
+            }
+            Ok(VcpuExit::IoIn(port, data)) => {
+                self.counts.count(ExitKind::IoIn);
+                for unit in data.chunks_mut(io_unit(run)) {
+                    self.machine.pio.read(u64::from(port), unit);
+                }
+                Next::Enter
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                self.counts.count(ExitKind::MmioRead);
+                self.machine.mmio.read(address, data);
+                Next::Enter
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                self.counts.count(ExitKind::MmioWrite);
+                self.machine.mmio.write(address, data);
+                Next::Enter
+            }
+            Ok(VcpuExit::IoapicEoi(vector)) => {
+                self.counts.count(ExitKind::IoapicEoi);
+                self.machine.interrupts.end_of_interrupt(vector);
+                Next::Enter
+            }
+            Ok(VcpuExit::X86Rdmsr(exit)) => {
+                // Only filtered registers come here, and no read is filtered: #GP.
+                self.counts.count(ExitKind::Rdmsr);
+                *exit.error = 1;
+                Next::Enter
+            }
+            Ok(VcpuExit::X86Wrmsr(exit)) => {
+                self.counts.count(ExitKind::Wrmsr);
+                let (index, value) = (exit.index, exit.data);
+                self.filtered_wrmsr(index, value)
+            }
+            Ok(VcpuExit::InternalError) => self.internal_error(),
+            Ok(VcpuExit::Shutdown) => Next::End(ExitReason::TripleFault),
+            Ok(VcpuExit::SystemEvent(kind, _)) => system_event(kind),
+            Ok(VcpuExit::Hypercall(exit)) => {
+                self.counts.count(ExitKind::Other);
+                *exit.ret = KVM_ENOSYS.wrapping_neg();
+                Next::Enter
+            }
+            // An interrupt window opened or a signal came: nothing to serve.
+            Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen | VcpuExit::SetTpr | VcpuExit::Nmi) => {
+                self.counts.count(ExitKind::Other);
+                Next::Enter
+            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                let what = format!("KVM_EXIT_FAIL_ENTRY, reason {reason:#x} on host CPU {cpu}");
+                self.fail(&what)
+            }
+            Ok(VcpuExit::MemoryFault { flags, gpa, size }) => {
+                let what = format!("KVM_EXIT_MEMORY_FAULT at {gpa:#x}+{size:#x}, flags {flags:#x}");
+                self.fail(&what)
+            }
+            // Exits that KVM makes only on request or on other architectures.
+            Ok(other) => {
+                let what = format!("unexpected exit {other:?}");
+                self.fail(&what)
+            }
+            Err(error) => return self.run_error(error.errno()),
+        };
+        if let Next::Enter = next
+            && let Some(emulator) = &mut self.emulator
+            && let Err(error) = emulator.before_run(&mut self.fd)
+        {
+            let what = one_line(&error);
+            return self.fail(&what);
+        }
+        next
+    }
+
+    /// KVM_RUN itself failed.
+    fn run_error(&mut self, errno: i32) -> Next {
+        match errno {
+            libc::EINTR => {
+                self.counts.count(ExitKind::Interrupted);
+                self.fd.set_kvm_immediate_exit(0);
+                Next::Enter
+            }
+            // An application processor was woken by INIT.
+            libc::EAGAIN => {
+                self.counts.count(ExitKind::Again);
+                Next::Enter
+            }
+            errno => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                self.fail(&format!("KVM_RUN: {error}"))
+            }
+        }
+    }
+
+    fn filtered_wrmsr(&mut self, index: u32, value: u64) -> Next {
+        // No filter is installed without the emulator.
+        let written = match &mut self.emulator {
+            Some(emulator) => emulator.on_wrmsr(&mut self.fd, index, value),
+            None => Ok(false),
+        };
+        match written {
+            Ok(true) => Next::Enter,
+            Ok(false) => {
+                // The guest gets #GP.
+                self.fd.get_kvm_run().__bindgen_anon_1.msr.error = 1;
+                Next::Enter
+            }
+            Err(error) => {
+                let what = one_line(&error);
+                self.fail(&what)
+            }
+        }
+    }
+
+    fn internal_error(&mut self) -> Next {
+        let suberror = report::internal_suberror(&mut self.fd);
+        if suberror != KVM_INTERNAL_ERROR_EMULATION {
+            return self.fail(&format!("KVM_EXIT_INTERNAL_ERROR, suberror {suberror}"));
+        }
+        self.counts.count(ExitKind::EmulationFailure);
+        let outcome = match &mut self.emulator {
+            Some(emulator) => emulator
+                .on_emulation_failure(&mut self.fd)
+                .map_err(|error| one_line(&error)),
+            None => Err("KVM cannot emulate an instruction".to_owned()),
+        };
+        match outcome {
+            Ok(()) => Next::Enter,
+            Err(what) => self.fail(&what),
+        }
+    }
+
+    /// Ends the VM with one line that names the exit, the registers and the bytes at RIP.
+    fn fail(&mut self, what: &str) -> Next {
+        let state = report::describe(&mut self.fd);
+        Next::End(ExitReason::HostError {
+            message: format!("cannot go on with vCPU {}: {what} ({state})", self.id),
+        })
+    }
+}
+
+/// What a system event (KVM_EXIT_SYSTEM_EVENT) means for the VM.
+fn system_event(kind: u32) -> Next {
+    Next::End(match kind {
+        KVM_SYSTEM_EVENT_SHUTDOWN => ExitReason::PowerOff,
+        KVM_SYSTEM_EVENT_RESET => ExitReason::Reset,
+        KVM_SYSTEM_EVENT_CRASH => ExitReason::KernelPanic,
+        other => ExitReason::HostError {
+            message: format!("cannot serve KVM system event {other}"),
+        },
+    })
+}
+
+/// Bytes of one unit of the port access that `run` tells of: 1, 2 or 4.
+fn io_unit(run: *const kvm_run) -> usize {
+    // SAFETY: `run` is the mapped `kvm_run` of a vCPU that has just exited with
+    // KVM_EXIT_IO, for which the union holds `io`; the size is one byte of it,
+    // which does not overlap the data buffer behind the structure.
+    let size = unsafe { (*run).__bindgen_anon_1.io.size };
+    usize::from(size.max(1))
+}

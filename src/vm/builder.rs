@@ -1,0 +1,298 @@
+//! From a configuration to a machine, in the order of start-up.
+//!
+//! First everything is opened that can fail for a reason the user can mend
+//! ([`Inputs::open`]), then the machine is made ([`build`], top to bottom),
+//! and only then do threads start ([`super::running`]).
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::error::BuildError;
+use super::lifecycle::Lifecycle;
+use super::{advice, devices};
+use crate::boot::{
+    self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
+};
+use crate::config::{self, CmdlineMode, Irqchip, UnpackInitrd, VmConfig};
+use crate::console::{Console, ConsoleEnd, Input};
+use crate::devices::serial::Serial;
+use crate::host::{self, Backend};
+use crate::interrupts::{Interrupts, IrqchipMode};
+use crate::memory::GuestRam;
+use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
+use crate::vcpu::cpuid::{self, Topology};
+use crate::vcpu::emulate::{Emulator, SharedHooks};
+use crate::vcpu::thread::{Machine, Vcpu};
+use crate::vcpu::{msr, setup};
+
+/// What the user named, opened and checked; nothing has been created yet.
+pub struct Inputs {
+    kernel: Kernel,
+    initrd: Option<Initrd>,
+    cmdline: String,
+    kvm: Kvm,
+    backend: Backend,
+    console: Console,
+}
+
+impl Inputs {
+    /// Opens files and `/dev/kvm`.
+    ///
+    /// # Errors
+    /// [`BuildError`], one line that names the file or the capability.
+    pub fn open(config: &VmConfig) -> Result<Self, BuildError> {
+        let cache = PayloadCache::from_env();
+        let kernel = Kernel::open(&config.kernel, &cache)?;
+        let kvm = host::open_kvm()?;
+        let backend = Backend::detect();
+        let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+        config::check_cpus(config.cpus, max_vcpus)?;
+        config::check_memory(config.memory, host::physical_address_bits(&kvm))?;
+        let unpack = match config.unpack_initrd {
+            UnpackInitrd::Always => true,
+            UnpackInitrd::Never => false,
+            UnpackInitrd::Auto => backend.interprets_kernel_code(),
+        };
+        let initrd = match &config.initrd {
+            Some(path) => Some(Initrd::open(path, unpack.then_some(&cache))?),
+            None => None,
+        };
+        let advice = advice::kernel_options(backend, config.cpus);
+        let user = match config.cmdline.mode {
+            CmdlineMode::Extend => UserCmdline::Extend(&config.cmdline.text),
+            CmdlineMode::Replace => UserCmdline::Replace(&config.cmdline.text),
+        };
+        let cmdline = build_cmdline(user, &advice);
+        log::info!("kernel command line: {cmdline}");
+        Ok(Self {
+            kernel,
+            initrd,
+            cmdline,
+            kvm,
+            backend,
+            console: Console::open(&config.serial)?,
+        })
+    }
+}
+
+impl Inputs {
+    /// The terminal a `--serial pty` leads to.
+    pub fn pty_path(&self) -> Option<&Path> {
+        self.console.pty_path.as_deref()
+    }
+}
+
+/// A machine with everything in place, whose vCPUs have not started.
+pub struct BuiltVm {
+    /// What the vCPUs share.
+    pub machine: Arc<Machine>,
+    /// The vCPUs, the boot processor first.
+    pub vcpus: Vec<Vcpu>,
+    /// The serial port, to which input goes.
+    pub serial: Arc<Mutex<Serial>>,
+    /// Told when the serial port can take more input.
+    pub fifo_room: Arc<EventFd>,
+    /// Where the serial port's output goes.
+    pub output: ConsoleEnd,
+    /// Where the serial port's input comes from.
+    pub input: Option<Input>,
+    /// The breakpoints planted in the guest, where the host needs them.
+    pub hooks: Option<Arc<SharedHooks>>,
+    /// KVM's side of the VM; closed after the vCPUs.
+    pub vm: Arc<VmFd>,
+    /// Guest memory; unmapped last.
+    pub ram: GuestRam,
+}
+
+/// Makes the machine.
+///
+/// # Errors
+/// [`BuildError`], one line that says what could not be made.
+pub fn build(config: &VmConfig, inputs: Inputs, started: Instant) -> Result<BuiltVm, BuildError> {
+    let Inputs {
+        kernel,
+        initrd,
+        cmdline,
+        kvm,
+        backend,
+        console,
+    } = inputs;
+
+    let ram = GuestRam::new(config.memory)?;
+    let vm = Arc::new(kvm.create_vm().map_err(BuildError::CreateVm)?);
+    place_vmx_pages(&vm, backend)?;
+    register_memory(&vm, &ram)?;
+
+    let irqchip = irqchip_mode(config.irqchip, &cmdline);
+    let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus)?);
+    let vcpu_fds = create_vcpus(&vm, &kvm, config.cpus)?;
+
+    let lifecycle =
+        Arc::new(Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?);
+    let fifo_room = Arc::new(
+        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+            .map_err(BuildError::EventDescriptor)?,
+    );
+    let (writer, input, output) = console.split();
+    let buses = devices::build(&interrupts, &lifecycle, writer, &fifo_room, ram.size())?;
+
+    let acpi_config = acpi::AcpiConfig {
+        cpus: config.cpus,
+        legacy_pic: irqchip == IrqchipMode::Kernel,
+    };
+    let rsdp = acpi::build(&acpi_config, &ram)?;
+    let options = BootOptions {
+        protocol: boot_protocol(config.boot_protocol),
+        rsdp: Some(rsdp),
+        ..Default::default()
+    };
+    let entry = boot::load(&kernel, initrd.as_ref(), &cmdline, &ram, options)?;
+    setup::write_boot_tables(&ram, &entry)?;
+    if let Some(boot_vcpu) = vcpu_fds.first() {
+        let reset = boot_vcpu.get_sregs().map_err(BuildError::Registers)?;
+        boot_vcpu
+            .set_sregs(&setup::boot_sregs(&reset, &entry))
+            .map_err(BuildError::Registers)?;
+        boot_vcpu
+            .set_regs(&setup::boot_regs(&entry))
+            .map_err(BuildError::Registers)?;
+    }
+
+    let hooks = backend
+        .interprets_kernel_code()
+        .then(|| Arc::new(SharedHooks::new(ram.clone())));
+    if hooks.is_some() {
+        msr::watch_writes(&vm, Emulator::filtered_msrs())?;
+    }
+    let machine = Arc::new(Machine {
+        pio: Arc::new(buses.pio),
+        mmio: Arc::new(buses.mmio),
+        interrupts,
+        lifecycle,
+    });
+    let vcpus = (0u32..)
+        .zip(vcpu_fds)
+        .map(|(id, mut fd)| {
+            let emulator = hooks.as_ref().map(|hooks| {
+                // The emulator finds the registers in the kvm_run page (KVM_CAP_SYNC_REGS).
+                fd.set_sync_valid_reg(SyncReg::Register);
+                fd.set_sync_valid_reg(SyncReg::SystemRegister);
+                Emulator::new(ram.clone(), machine.mmio.clone(), Some(hooks.clone()))
+            });
+            Vcpu::new(id, fd, machine.clone(), emulator)
+        })
+        .collect();
+    Ok(BuiltVm {
+        machine,
+        vcpus,
+        serial: buses.serial,
+        fifo_room,
+        output,
+        input,
+        hooks,
+        vm,
+        ram,
+    })
+}
+
+/// VT-x without "unrestricted guest" runs real mode with four pages of ours.
+fn place_vmx_pages(vm: &VmFd, backend: Backend) -> Result<(), BuildError> {
+    if !matches!(backend, Backend::Vmx | Backend::Unknown) {
+        return Ok(());
+    }
+    vm.set_identity_map_address(KVM_IDENTITY_MAP_ADDR)
+        .map_err(BuildError::VmxPages)?;
+    // KVM takes the address of the TSS as a long, which holds every address below 4 GiB.
+    vm.set_tss_address(KVM_TSS_ADDR as usize)
+        .map_err(BuildError::VmxPages)
+}
+
+/// Tells KVM which host memory each range of guest RAM is.
+fn register_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
+    for (slot, (range, host_address)) in (0u32..).zip(ram.regions()) {
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: range.start,
+            memory_size: range.len,
+            userspace_addr: host_address,
+        };
+        // SAFETY: the region is the mapping of `ram`, which `BuiltVm` and the
+        // running VM keep until after the vCPUs and the VM descriptor are closed.
+        unsafe { vm.set_user_memory_region(region) }.map_err(BuildError::MemorySlot)?;
+    }
+    Ok(())
+}
+
+/// The user's choice in `boot`'s terms, which knows no command line.
+fn boot_protocol(choice: config::BootProtocol) -> boot::BootProtocol {
+    match choice {
+        config::BootProtocol::Auto => boot::BootProtocol::Auto,
+        config::BootProtocol::Linux64 => boot::BootProtocol::Linux64,
+        config::BootProtocol::Pvh => boot::BootProtocol::Pvh,
+    }
+}
+
+/// Kernels told to do without the IOAPIC, or without the tables that describe
+/// it, need a PIC and a PIT.
+fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
+    const NEEDS_PIC: [&str; 4] = ["noapic", "nolapic", "acpi=off", "disableapic"];
+    match choice {
+        Irqchip::Split => IrqchipMode::Split,
+        Irqchip::Kernel => IrqchipMode::Kernel,
+        Irqchip::Auto => {
+            let mut words = cmdline.split_ascii_whitespace();
+            if words.any(|word| NEEDS_PIC.contains(&word)) {
+                IrqchipMode::Kernel
+            } else {
+                IrqchipMode::Split
+            }
+        }
+    }
+}
+
+/// Creates the vCPUs with their CPUID and firmware MSRs.
+fn create_vcpus(vm: &VmFd, kvm: &Kvm, cpus: u32) -> Result<Vec<VcpuFd>, BuildError> {
+    let supported = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(BuildError::SupportedCpuid)?;
+    let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+    let mut fds = Vec::new();
+    for id in 0..cpus {
+        let fd = vm
+            .create_vcpu(u64::from(id))
+            .map_err(|source| BuildError::CreateVcpu { id, source })?;
+        let topology = Topology {
+            cpus,
+            tsc_deadline,
+            // Where KVM cannot tell, the guest reads kvmclock.
+            tsc_khz: fd.get_tsc_khz().unwrap_or(0),
+        };
+        let table = cpuid::for_vcpu(&supported, topology, id)?;
+        fd.set_cpuid2(&table)
+            .map_err(|source| BuildError::Cpuid { id, source })?;
+        msr::set_firmware_msrs(&fd)?;
+        fds.push(fd);
+    }
+    Ok(fds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_without_an_ioapic_get_kvms_irqchip() {
+        let auto = |line| irqchip_mode(Irqchip::Auto, line);
+        assert_eq!(auto("console=ttyS0 panic=-1"), IrqchipMode::Split);
+        assert_eq!(auto("console=ttyS0 noapic"), IrqchipMode::Kernel);
+        assert_eq!(auto("acpi=off quiet"), IrqchipMode::Kernel);
+        assert_eq!(irqchip_mode(Irqchip::Split, "noapic"), IrqchipMode::Split);
+        assert_eq!(irqchip_mode(Irqchip::Kernel, ""), IrqchipMode::Kernel);
+    }
+}

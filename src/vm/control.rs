@@ -1,0 +1,374 @@
+//! The main thread's events: the VM's end, the timeout, signals and keyboard.
+//!
+//! One subscriber of the event manager owns the descriptors; its handlers are
+//! short and never wait.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
+use thiserror::Error;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::exit::ExitReason;
+use super::lifecycle::Lifecycle;
+use crate::console::Input;
+use crate::devices::serial::Serial;
+use crate::terminal::{self, RawMode};
+
+/// Signals that come as events: the first four end the VM as the user's wish,
+/// the others are the shell's job control.
+const SIGNALS: [libc::c_int; 6] = [
+    libc::SIGINT,
+    libc::SIGTERM,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGTSTP,
+    libc::SIGCONT,
+];
+/// How long a terminal that belongs to somebody else is left alone.
+const BACKGROUND_NAP: Duration = Duration::from_millis(250);
+
+/// Why the events of a VM could not be set up.
+#[derive(Debug, Error)]
+pub enum ControlError {
+    /// timerfd.
+    #[error("cannot make a timer")]
+    Timer(#[source] io::Error),
+    /// signalfd.
+    #[error("cannot receive signals")]
+    Signals(#[source] io::Error),
+    /// tcgetattr or tcsetattr.
+    #[error("cannot put the terminal into raw mode; try --serial null or </dev/null")]
+    Terminal(#[source] io::Error),
+}
+
+/// Which descriptor an event belongs to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+enum Source {
+    Ended,
+    Timeout,
+    Signal,
+    Input,
+    FifoRoom,
+    NapOver,
+}
+
+impl Source {
+    fn of(events: Events) -> Option<Self> {
+        [
+            Self::Ended,
+            Self::Timeout,
+            Self::Signal,
+            Self::Input,
+            Self::FifoRoom,
+            Self::NapOver,
+        ]
+        .into_iter()
+        .find(|source| *source as u32 == events.data())
+    }
+}
+
+/// The way from the user's keyboard (or pipe, or file) to the guest's serial port.
+struct Typing {
+    input: Input,
+    serial: Arc<Mutex<Serial>>,
+    /// Whether epoll watches the input now.
+    watched: bool,
+    /// Present for a keyboard: the terminal, restored when this is dropped, and
+    /// the timer of [`BACKGROUND_NAP`].
+    keyboard: Option<(RawMode, OwnedFd)>,
+}
+
+/// The signals that come as events instead of ending the process.
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Blocks [`SIGNALS`] in this thread and, by inheritance, in those it
+    /// starts afterwards: so it must come before the first of them.
+    ///
+    /// # Errors
+    /// [`ControlError::Signals`] if the host refuses.
+    pub fn block() -> Result<Self, ControlError> {
+        signal_descriptor().map(Self).map_err(ControlError::Signals)
+    }
+}
+
+/// Everything the main thread waits for.
+pub struct Control {
+    lifecycle: Arc<Lifecycle>,
+    fifo_room: Arc<EventFd>,
+    timeout: Option<OwnedFd>,
+    signals: OwnedFd,
+    typing: Option<Typing>,
+}
+
+impl Control {
+    /// Arms the timeout and takes the terminal over.
+    ///
+    /// # Errors
+    /// [`ControlError`] names what the host refused.
+    pub fn new(
+        signals: Signals,
+        lifecycle: Arc<Lifecycle>,
+        serial: Arc<Mutex<Serial>>,
+        fifo_room: Arc<EventFd>,
+        input: Option<Input>,
+        timeout: Option<Duration>,
+    ) -> Result<Self, ControlError> {
+        let timeout = timeout.map(timer_after).transpose();
+        Ok(Self {
+            lifecycle,
+            fifo_room,
+            timeout: timeout.map_err(ControlError::Timer)?,
+            signals: signals.0,
+            typing: input.map(|input| Typing::new(input, serial)).transpose()?,
+        })
+    }
+
+    /// Handles whatever signals have come.
+    fn signal(&mut self) {
+        let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
+        while rustix::io::read(&self.signals, &mut info).is_ok() {
+            // `ssi_signo` is the first field, a 32-bit number.
+            let number = info.first_chunk().map_or(0, |n| u32::from_ne_bytes(*n));
+            let raw_mode = self.typing.as_mut().and_then(Typing::raw_mode);
+            let outcome = match (libc::c_int::try_from(number), raw_mode) {
+                (Ok(libc::SIGTSTP), Some(raw_mode)) => raw_mode.suspend(),
+                (Ok(libc::SIGTSTP), None) => stop_self(),
+                (Ok(libc::SIGCONT), Some(raw_mode)) => raw_mode.resume(),
+                (Ok(libc::SIGCONT), None) => Ok(()),
+                _ => {
+                    self.lifecycle.end(ExitReason::UserQuit);
+                    Ok(())
+                }
+            };
+            if let Err(error) = outcome {
+                log::warn!("cannot follow the shell's job control: {error}");
+            }
+        }
+    }
+
+    fn type_in(&mut self, ops: &mut EventOps, readable: bool) {
+        let Some(typing) = &mut self.typing else {
+            return;
+        };
+        if !typing.step(&self.lifecycle, ops, readable) {
+            typing.watch(ops, false);
+            self.typing = None;
+        }
+    }
+}
+
+impl Typing {
+    fn new(input: Input, serial: Arc<Mutex<Serial>>) -> Result<Self, ControlError> {
+        let keyboard = match input.is_keyboard() {
+            true => RawMode::enter(&input).map_err(ControlError::Terminal)?,
+            false => None,
+        };
+        let keyboard = keyboard
+            .map(|raw_mode| timer().map(|nap| (raw_mode, nap)))
+            .transpose()
+            .map_err(ControlError::Timer)?;
+        Ok(Self {
+            input,
+            serial,
+            watched: false,
+            keyboard,
+        })
+    }
+
+    fn raw_mode(&mut self) -> Option<&mut RawMode> {
+        self.keyboard.as_mut().map(|(raw_mode, _)| raw_mode)
+    }
+
+    /// Moves input on towards the guest as far as it goes now. False when all
+    /// of it has been delivered and no more will come.
+    fn step(&mut self, lifecycle: &Lifecycle, ops: &mut EventOps, readable: bool) -> bool {
+        let mut readable = readable;
+        loop {
+            self.deliver();
+            // A regular file is always readable.
+            let can_read = readable || !self.input.pollable();
+            if !(self.input.wants_more() && can_read) {
+                break;
+            }
+            readable = false;
+            let received = self.input.receive();
+            if received.quit {
+                lifecycle.end(ExitReason::UserQuit);
+            }
+            if received.help {
+                // Whoever cannot be told keeps his terminal as it is.
+                let _ = rustix::io::write(rustix::stdio::stderr(), terminal::HELP.as_bytes());
+            }
+            if received.in_background {
+                self.nap(ops);
+                return true;
+            }
+        }
+        let more = self.input.wants_more();
+        self.watch(ops, more);
+        more || !self.input.pending().is_empty()
+    }
+
+    fn deliver(&mut self) {
+        let pending = self.input.pending();
+        if !pending.is_empty() {
+            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            let taken = serial.enqueue(pending);
+            drop(serial);
+            self.input.consume(taken);
+        }
+    }
+
+    /// The terminal is somebody else's now: look again a little later.
+    fn nap(&mut self, ops: &mut EventOps) {
+        self.watch(ops, false);
+        if let Some((_, nap)) = &self.keyboard
+            && let Err(error) = arm(nap, BACKGROUND_NAP)
+        {
+            log::warn!("cannot wait for the terminal: {error}");
+        }
+    }
+
+    fn nap_over(&mut self, ops: &mut EventOps) {
+        if let Some((raw_mode, nap)) = &mut self.keyboard {
+            let _ = rustix::io::read(&*nap, &mut [0u8; 8]);
+            if let Err(error) = raw_mode.resume() {
+                log::warn!("cannot put the terminal into raw mode: {error}");
+            }
+        }
+        self.watch(ops, true);
+    }
+
+    /// Adds the input to epoll or takes it out.
+    fn watch(&mut self, ops: &mut EventOps, on: bool) {
+        if on == self.watched || !self.input.pollable() {
+            return;
+        }
+        let events = readable(self.input.as_fd().as_raw_fd(), Source::Input);
+        let done = if on {
+            ops.add(events)
+        } else {
+            ops.remove(events)
+        };
+        match done {
+            Ok(()) => self.watched = on,
+            Err(error) => log::warn!("cannot watch the serial input: {error:?}"),
+        }
+    }
+}
+
+fn readable(fd: RawFd, source: Source) -> Events {
+    Events::with_data_raw(fd, source as u32, EventSet::IN)
+}
+
+impl MutEventSubscriber for Control {
+    fn init(&mut self, ops: &mut EventOps) {
+        let nap = self.typing.as_ref().and_then(|t| t.keyboard.as_ref());
+        let watched = [
+            (Some(self.lifecycle.ended().as_raw_fd()), Source::Ended),
+            (Some(self.signals.as_raw_fd()), Source::Signal),
+            (Some(self.fifo_room.as_raw_fd()), Source::FifoRoom),
+            (
+                self.timeout.as_ref().map(OwnedFd::as_raw_fd),
+                Source::Timeout,
+            ),
+            (nap.map(|(_, timer)| timer.as_raw_fd()), Source::NapOver),
+        ];
+        for (fd, source) in watched {
+            if let Some(fd) = fd
+                && let Err(error) = ops.add(readable(fd, source))
+            {
+                let message = format!("cannot wait for events: {error:?}");
+                self.lifecycle.end(ExitReason::HostError { message });
+            }
+        }
+        self.type_in(ops, false);
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        match Source::of(events) {
+            // Whoever waits for it looks at the lifecycle.
+            Some(Source::Ended) | None => {}
+            Some(Source::Timeout) => self.lifecycle.end(ExitReason::Timeout),
+            Some(Source::Signal) => self.signal(),
+            Some(Source::Input) => self.type_in(ops, true),
+            Some(Source::FifoRoom) => {
+                let _ = self.fifo_room.read();
+                self.type_in(ops, false);
+            }
+            Some(Source::NapOver) => {
+                if let Some(typing) = &mut self.typing {
+                    typing.nap_over(ops);
+                }
+            }
+        }
+    }
+}
+
+/// Stops the process, as SIGTSTP does where it is not blocked.
+fn stop_self() -> io::Result<()> {
+    use rustix::process::{Signal, getpid, kill_process};
+    Ok(kill_process(getpid(), Signal::STOP)?)
+}
+
+fn timer() -> io::Result<OwnedFd> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    Ok(timerfd_create(TimerfdClockId::Monotonic, flags)?)
+}
+
+/// A timer that fires once, `after` from now.
+fn timer_after(after: Duration) -> io::Result<OwnedFd> {
+    let timer = timer()?;
+    arm(&timer, after)?;
+    Ok(timer)
+}
+
+fn arm(timer: &OwnedFd, after: Duration) -> io::Result<()> {
+    let zero = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let once = Itimerspec {
+        it_interval: zero,
+        it_value: Timespec {
+            tv_sec: i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(after.subsec_nanos()),
+        },
+    };
+    timerfd_settime(timer, TimerfdTimerFlags::empty(), &once)?;
+    Ok(())
+}
+
+/// Blocks [`SIGNALS`] and gives a descriptor that becomes readable when one comes.
+fn signal_descriptor() -> io::Result<OwnedFd> {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set; the other calls get that set,
+    // valid signal numbers and no output pointer; the descriptor that signalfd
+    // returns belongs to nobody else.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in SIGNALS {
+            libc::sigaddset(set.as_mut_ptr(), signal);
+        }
+        let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}

@@ -1,0 +1,127 @@
+//! The devices of the machine, built from their reset state and put on the buses.
+
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::error::BuildError;
+use super::lifecycle::Lifecycle;
+use crate::console::OutputWriter;
+use crate::devices::acpi_power::{self, AcpiPower, AcpiPowerState};
+use crate::devices::boot_timer::{self, BootTimer, BootTimerState};
+use crate::devices::bus::{Bus, BusError};
+use crate::devices::cmos_rtc::{self, CmosRtc, CmosRtcState, host_clock};
+use crate::devices::debug_exit::{self, DebugExit, DebugExitState};
+use crate::devices::i8042::{self, I8042, I8042State};
+use crate::devices::pvpanic::{self, Pvpanic, PvpanicState};
+use crate::devices::reset_control::{self, ResetControl, ResetControlState};
+use crate::devices::serial::{self, Serial, SerialState};
+use crate::devices::{BusDevice, EventSink};
+use crate::interrupts::Interrupts;
+use crate::memory::layout;
+
+/// The buses, and the devices that others than the guest talk to.
+pub struct Buses {
+    /// Port space.
+    pub pio: Bus,
+    /// Guest-physical addresses.
+    pub mmio: Bus,
+    /// The serial port.
+    pub serial: Arc<Mutex<Serial>>,
+}
+
+/// Makes every device and puts it where [`layout`] says.
+///
+/// # Errors
+/// [`BuildError::Bus`] if two devices claim one place.
+pub fn build(
+    interrupts: &Interrupts,
+    lifecycle: &Arc<Lifecycle>,
+    output: OutputWriter,
+    fifo_room: &Arc<EventFd>,
+    memory: u64,
+) -> Result<Buses, BuildError> {
+    let serial = Arc::new(Mutex::new(serial_port(interrupts, output, fifo_room)));
+    let pio = port_bus(interrupts, lifecycle, serial.clone(), memory)?;
+    let mut mmio = Bus::new();
+    if let Some(ioapic) = interrupts.ioapic() {
+        mmio.insert(layout::IOAPIC_ADDR, layout::IOAPIC_SIZE, ioapic)?;
+    }
+    Ok(Buses { pio, mmio, serial })
+}
+
+fn serial_port(interrupts: &Interrupts, output: OutputWriter, fifo_room: &Arc<EventFd>) -> Serial {
+    let fifo_room = fifo_room.clone();
+    Serial::from_state(
+        SerialState::default(),
+        interrupts.line(layout::IRQ_SERIAL),
+        Box::new(output),
+        // A counter that is full already says that there is room.
+        Box::new(move || drop(fifo_room.write(1))),
+    )
+}
+
+/// The ports of a PC that this machine has.
+fn port_bus(
+    interrupts: &Interrupts,
+    lifecycle: &Arc<Lifecycle>,
+    serial: Arc<Mutex<Serial>>,
+    memory: u64,
+) -> Result<Bus, BusError> {
+    let events = || -> Arc<dyn EventSink> { lifecycle.clone() };
+    let mut bus = Bus::new();
+    let mut add = |port: u16, len: u64, device: Arc<Mutex<dyn BusDevice>>| {
+        bus.insert(u64::from(port), len, device)
+    };
+    add(layout::PORT_SERIAL, serial::LEN, serial)?;
+    add(
+        layout::PORT_I8042,
+        i8042::LEN,
+        shared(I8042::from_state(I8042State::default(), events())),
+    )?;
+    add(
+        layout::PORT_CMOS,
+        cmos_rtc::LEN,
+        shared(CmosRtc::from_state(
+            CmosRtcState::for_memory(memory),
+            host_clock(),
+        )),
+    )?;
+    add(
+        layout::PORT_DEBUG_EXIT,
+        debug_exit::LEN,
+        shared(DebugExit::from_state(DebugExitState::default(), events())),
+    )?;
+    add(
+        layout::PORT_PVPANIC,
+        pvpanic::LEN,
+        shared(Pvpanic::from_state(PvpanicState::default(), events())),
+    )?;
+    add(
+        layout::PORT_BOOT_TIMER,
+        boot_timer::LEN,
+        shared(BootTimer::from_state(BootTimerState::default(), events())),
+    )?;
+    add(
+        layout::PORT_RESET,
+        reset_control::LEN,
+        shared(ResetControl::from_state(
+            ResetControlState::default(),
+            events(),
+        )),
+    )?;
+    add(
+        layout::PORT_ACPI_PM1A_EVT,
+        acpi_power::LEN,
+        shared(AcpiPower::from_state(
+            AcpiPowerState::default(),
+            interrupts.line(layout::IRQ_SCI),
+            events(),
+        )),
+    )?;
+    Ok(bus)
+}
+
+fn shared<D: BusDevice + 'static>(device: D) -> Arc<Mutex<dyn BusDevice>> {
+    Arc::new(Mutex::new(device))
+}

@@ -1,0 +1,135 @@
+//! Why a machine could not be made, and what the user is told.
+
+use thiserror::Error;
+
+use super::exit::ExitReason;
+use crate::boot::BootError;
+use crate::boot::acpi::AcpiError;
+use crate::config::ConfigError;
+use crate::console::ConsoleError;
+use crate::devices::bus::BusError;
+use crate::host::HostError;
+use crate::interrupts::InterruptError;
+use crate::memory::MemoryError;
+use crate::vcpu::cpuid::CpuidError;
+use crate::vcpu::msr::MsrError;
+use crate::vm::control::ControlError;
+
+/// Why a machine could not be made or started.
+#[derive(Debug, Error)]
+pub enum BuildError {
+    /// The kernel, the initrd or what is made of them.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A value that this host's KVM cannot serve.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// `/dev/kvm`.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The serial port's other end.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The interrupt controllers.
+    #[error(transparent)]
+    Interrupts(#[from] InterruptError),
+    /// ACPI tables.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// Two devices in one place.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    /// The CPUID table.
+    #[error(transparent)]
+    CpuidTable(#[from] CpuidError),
+    /// The firmware's MSRs.
+    #[error(transparent)]
+    Msr(#[from] MsrError),
+    /// The main thread's events.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// KVM_CREATE_VM.
+    #[error("cannot create a VM")]
+    CreateVm(#[source] kvm_ioctls::Error),
+    /// KVM_SET_IDENTITY_MAP_ADDR or KVM_SET_TSS_ADDR.
+    #[error("cannot place the pages VT-x needs for real mode")]
+    VmxPages(#[source] kvm_ioctls::Error),
+    /// KVM_SET_USER_MEMORY_REGION.
+    #[error("cannot give guest memory to KVM; choose a smaller --memory")]
+    MemorySlot(#[source] kvm_ioctls::Error),
+    /// KVM_GET_SUPPORTED_CPUID.
+    #[error("cannot read the CPUID leaves that KVM supports")]
+    SupportedCpuid(#[source] kvm_ioctls::Error),
+    /// KVM_CREATE_VCPU.
+    #[error("cannot create vCPU {id}; use fewer --cpus")]
+    CreateVcpu {
+        /// Which one.
+        id: u32,
+        /// What KVM said.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// KVM_SET_CPUID2.
+    #[error("cannot set the CPUID of vCPU {id}")]
+    Cpuid {
+        /// Which one.
+        id: u32,
+        /// What KVM said.
+        #[source]
+        source: kvm_ioctls::Error,
+    },
+    /// KVM_GET_SREGS, KVM_SET_SREGS or KVM_SET_REGS.
+    #[error("cannot set the registers of the boot vCPU")]
+    Registers(#[source] kvm_ioctls::Error),
+    /// eventfd.
+    #[error("cannot make an event descriptor")]
+    EventDescriptor(#[source] std::io::Error),
+    /// epoll.
+    #[error("cannot wait for events: {0}")]
+    EventLoop(String),
+    /// sigaction.
+    #[error("cannot install the signal that stops vCPUs")]
+    Kick(#[source] vmm_sys_util::errno::Error),
+    /// clone.
+    #[error("cannot start the thread of vCPU {id}")]
+    Thread {
+        /// Which one.
+        id: u32,
+        /// What the host said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl BuildError {
+    /// Why the VM ended, for the user: what can be mended on the command line
+    /// is a usage error, the rest is the host's.
+    pub fn reason(&self) -> ExitReason {
+        let message = one_line(self);
+        match self {
+            Self::Boot(_) | Self::Config(_) | Self::Console(_) | Self::Memory(_) => {
+                ExitReason::Usage { message }
+            }
+            _ => ExitReason::HostError { message },
+        }
+    }
+}
+
+/// The error and its sources, as one line.
+pub fn one_line(error: &dyn std::error::Error) -> String {
+    let mut line = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let text = cause.to_string();
+        // Some errors repeat their source in their own text.
+        if !line.ends_with(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        source = cause.source();
+    }
+    line
+}

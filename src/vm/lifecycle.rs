@@ -1,0 +1,156 @@
+//! The life of a VM: it runs, may be paused, and ends once, for one reason.
+//!
+//! ```text
+//!  Running ⇄ Paused ─► Stopped (ExitReason)
+//! ```
+//!
+//! Whoever has a reason to end the VM (a device, a vCPU, a signal, the timer)
+//! calls [`Lifecycle::end`]; the first reason counts. Devices do so through
+//! [`EventSink`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::exit::{ExitReason, GUEST_STATUS_MAX};
+use crate::devices::{EventSink, GuestEvent};
+use crate::vcpu::gate::Gate;
+
+/// A moment, in nanoseconds since the process started; 0 means not yet.
+#[derive(Default)]
+pub struct Moment(AtomicU64);
+
+impl Moment {
+    /// Notes that it is now, the first time it is called.
+    pub fn reached(&self, started: Instant) {
+        let now = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let _ = self
+            .0
+            .compare_exchange(0, now.max(1), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Milliseconds since the process started, if the moment has come.
+    pub fn ms(&self) -> Option<f64> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(nanos as f64 / 1e6),
+        }
+    }
+}
+
+/// The state of a VM as a whole, shared by its threads.
+pub struct Lifecycle {
+    started: Instant,
+    gate: Gate,
+    reason: Mutex<Option<ExitReason>>,
+    ended: EventFd,
+    /// When the first vCPU entered the guest.
+    pub first_instruction: Moment,
+    /// When the guest wrote the boot timer.
+    pub userspace: Moment,
+}
+
+impl Lifecycle {
+    /// A VM about to run on `vcpus` threads, in a process that started at `started`.
+    ///
+    /// # Errors
+    /// What eventfd says.
+    pub fn new(started: Instant, vcpus: usize) -> std::io::Result<Self> {
+        Ok(Self {
+            started,
+            gate: Gate::new(vcpus),
+            reason: Mutex::new(None),
+            ended: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            first_instruction: Moment::default(),
+            userspace: Moment::default(),
+        })
+    }
+
+    /// When the process started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// The gate of the vCPU threads.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Readable once the VM has ended.
+    pub fn ended(&self) -> &EventFd {
+        &self.ended
+    }
+
+    /// Ends the VM. The first reason stays; later ones are dropped.
+    pub fn end(&self, reason: ExitReason) {
+        let mut slot = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_none() {
+            *slot = Some(reason);
+        }
+        drop(slot);
+        self.gate.stop();
+        // An eventfd write of 1 fails only if the counter is full, and then it is readable.
+        let _ = self.ended.write(1);
+    }
+
+    /// Why the VM ended, once it has.
+    pub fn reason(&self) -> Option<ExitReason> {
+        self.reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+impl EventSink for Lifecycle {
+    fn guest_event(&self, event: GuestEvent) {
+        match event {
+            GuestEvent::Reset => self.end(ExitReason::Reset),
+            GuestEvent::PowerOff => self.end(ExitReason::PowerOff),
+            GuestEvent::Panicked => self.end(ExitReason::KernelPanic),
+            GuestEvent::CrashLoaded => log::warn!("the guest kernel has panicked"),
+            GuestEvent::UserspaceReached => self.userspace.reached(self.started),
+            GuestEvent::Status(value) => {
+                if value > u32::from(GUEST_STATUS_MAX) {
+                    log::warn!("guest status {value} is passed on as {GUEST_STATUS_MAX}");
+                }
+                self.end(ExitReason::from_guest_status(value));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vcpu::gate::GateState;
+
+    fn lifecycle() -> Lifecycle {
+        Lifecycle::new(Instant::now(), 1).unwrap()
+    }
+
+    #[test]
+    fn the_first_reason_counts() {
+        let vm = lifecycle();
+        assert_eq!(vm.reason(), None);
+        vm.guest_event(GuestEvent::Status(3));
+        vm.guest_event(GuestEvent::Reset);
+        assert_eq!(vm.reason(), Some(ExitReason::GuestStatus { status: 3 }));
+        assert_eq!(vm.gate().state(), GateState::Stopped);
+        assert_eq!(vm.ended().read().unwrap(), 2);
+    }
+
+    #[test]
+    fn milestones_do_not_end_a_vm_and_keep_their_first_moment() {
+        let vm = lifecycle();
+        vm.guest_event(GuestEvent::UserspaceReached);
+        let first = vm.userspace.ms().unwrap();
+        vm.guest_event(GuestEvent::UserspaceReached);
+        vm.guest_event(GuestEvent::CrashLoaded);
+        assert_eq!(vm.userspace.ms(), Some(first));
+        assert_eq!(vm.reason(), None);
+        assert_eq!(vm.first_instruction.ms(), None);
+    }
+}

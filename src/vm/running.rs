@@ -1,0 +1,190 @@
+//! A VM that runs: its threads, pausing and resuming them, and its end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::thread::{Builder, JoinHandle};
+
+use kvm_ioctls::VmFd;
+
+use super::builder::BuiltVm;
+use super::error::BuildError;
+use super::exit::ExitReason;
+use super::report::millis;
+use crate::console::{ConsoleEnd, Finished, Patience};
+use crate::devices::serial::Serial;
+use crate::memory::GuestRam;
+use crate::vcpu::emulate::{Emulator, SharedHooks};
+use crate::vcpu::kick;
+use crate::vcpu::thread::{Machine, VcpuOutcome};
+
+/// A VM whose vCPU threads have started.
+pub struct RunningVm {
+    machine: Arc<Machine>,
+    threads: Vec<JoinHandle<VcpuOutcome>>,
+    hooks: Option<Arc<SharedHooks>>,
+    output: Option<ConsoleEnd>,
+    serial: Arc<Mutex<Serial>>,
+    // Dropped in this order: KVM's side first, then the memory it maps.
+    _vm: Arc<VmFd>,
+    _ram: GuestRam,
+}
+
+/// What a VM that has ended leaves behind.
+pub struct Ended {
+    /// Why it ended.
+    pub reason: ExitReason,
+    /// Exits by kind, over all vCPUs.
+    pub exits: BTreeMap<String, u64>,
+    /// Emulated instructions by mnemonic, over all vCPUs.
+    pub emulated: BTreeMap<String, u64>,
+    /// Breakpoints planted in the guest.
+    pub hooks_planted: u64,
+    /// What became of the serial output.
+    pub output: Option<Finished>,
+    /// When the guest sent its first byte, in milliseconds since the process started.
+    pub first_serial_byte: Option<f64>,
+}
+
+impl RunningVm {
+    /// Starts one thread a vCPU.
+    ///
+    /// # Errors
+    /// [`BuildError`] if the host gives no thread; those that run are stopped.
+    pub fn start(built: BuiltVm) -> Result<Self, BuildError> {
+        kick::install_handler().map_err(BuildError::Kick)?;
+        let lifecycle = &built.machine.lifecycle;
+        lifecycle.first_instruction.reached(lifecycle.started());
+        let mut vm = Self {
+            machine: built.machine,
+            threads: Vec::with_capacity(built.vcpus.len()),
+            hooks: built.hooks,
+            output: Some(built.output),
+            serial: built.serial,
+            _vm: built.vm,
+            _ram: built.ram,
+        };
+        for (id, vcpu) in (0u32..).zip(built.vcpus) {
+            let thread = Builder::new()
+                .name(format!("vcpu{id}"))
+                .spawn(move || vcpu.run());
+            match thread {
+                Ok(thread) => vm.threads.push(thread),
+                Err(source) => {
+                    vm.machine.lifecycle.end(ExitReason::Reset);
+                    vm.join();
+                    return Err(BuildError::Thread { id, source });
+                }
+            }
+        }
+        Ok(vm)
+    }
+
+    /// The serial port.
+    pub fn serial(&self) -> &Arc<Mutex<Serial>> {
+        &self.serial
+    }
+
+    /// Stops all vCPUs at their gate, with no access half done and nothing
+    /// planted in the guest.
+    pub fn pause(&self) {
+        self.machine.lifecycle.gate().pause(|| self.kick());
+        if let Some(hooks) = &self.hooks {
+            hooks.unplant();
+        }
+    }
+
+    /// Lets paused vCPUs go on.
+    pub fn resume(&self) {
+        if let Some(hooks) = &self.hooks {
+            hooks.replant();
+        }
+        self.machine.lifecycle.gate().resume();
+    }
+
+    fn kick(&self) {
+        self.threads.iter().for_each(kick::kick);
+    }
+
+    fn join(&mut self) -> Vec<VcpuOutcome> {
+        self.machine.lifecycle.gate().stop();
+        self.kick();
+        let threads = std::mem::take(&mut self.threads);
+        threads
+            .into_iter()
+            .filter_map(|thread| thread.join().ok())
+            .collect()
+    }
+
+    /// Waits for the vCPU threads of a VM that has ended, hands the rest of its
+    /// serial output over, and tells what happened.
+    pub fn finish(mut self) -> Ended {
+        let vcpus = self.threads.len();
+        let outcomes = self.join();
+        let mut ended = Ended {
+            reason: self
+                .machine
+                .lifecycle
+                .reason()
+                .unwrap_or(ExitReason::UserQuit),
+            exits: BTreeMap::new(),
+            emulated: BTreeMap::new(),
+            hooks_planted: self.hooks.as_ref().map_or(0, |hooks| hooks.planted()),
+            output: None,
+            first_serial_byte: None,
+        };
+        if outcomes.len() < vcpus {
+            ended.reason = ExitReason::HostError {
+                message: "a vCPU thread of Mayfly has failed; this is a bug".to_owned(),
+            };
+        }
+        for outcome in &outcomes {
+            outcome.counts.add_to(&mut ended.exits);
+            let emulated = outcome.emulator.as_ref().map(Emulator::counts);
+            for (mnemonic, count) in emulated.unwrap_or_default().by_mnemonic {
+                *ended.emulated.entry(mnemonic).or_default() += count;
+            }
+        }
+        if let Some(output) = self.output.take() {
+            let started = self.machine.lifecycle.started();
+            ended.first_serial_byte = output
+                .output
+                .first_byte()
+                .map(|at| millis(at.saturating_duration_since(started)));
+            ended.reason = unmask_panic(ended.reason, output.output.panic_seen());
+            ended.output = Some(output.finish(Patience::default()));
+        }
+        ended
+    }
+}
+
+impl Drop for RunningVm {
+    /// No vCPU thread outlives the memory it runs in.
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+/// A kernel that panics and has no pvpanic driver only seems to reboot; its
+/// last words on the console tell the difference.
+fn unmask_panic(reason: ExitReason, panic_seen: bool) -> ExitReason {
+    match reason {
+        ExitReason::Reset | ExitReason::TripleFault if panic_seen => ExitReason::KernelPanic,
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_after_the_words_of_a_panic_is_a_panic() {
+        assert_eq!(
+            unmask_panic(ExitReason::Reset, true),
+            ExitReason::KernelPanic
+        );
+        assert_eq!(unmask_panic(ExitReason::Reset, false), ExitReason::Reset);
+        assert_eq!(unmask_panic(ExitReason::Timeout, true), ExitReason::Timeout);
+    }
+}

@@ -1,0 +1,38 @@
+//! Which kind of KVM this host has, by what the binary itself says.
+
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use super::Mayfly;
+
+/// How guest kernel code runs here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKind {
+    /// VT-x or SVM, emulated SVM included.
+    Hardware,
+    /// kvm-pvm: interpreted, with Mayfly's help.
+    Pvm,
+}
+
+/// The kind of this host, asked once. Fails where no VM can run at all.
+pub fn host_kind() -> HostKind {
+    static KIND: OnceLock<HostKind> = OnceLock::new();
+    *KIND.get_or_init(|| {
+        let outcome = Mayfly::new(["doctor", "--json"]).outcome();
+        assert_eq!(
+            outcome.code, 0,
+            "these tests need a usable /dev/kvm, and mayfly doctor says no: {outcome}"
+        );
+        kind_of(&outcome.json())
+    })
+}
+
+/// The kind that `doctor --json` tells of.
+pub fn kind_of(report: &Value) -> HostKind {
+    match report["backend"].as_str() {
+        Some("pvm" | "unknown") => HostKind::Pvm,
+        Some("vmx" | "svm") => HostKind::Hardware,
+        _ => panic!("no known backend in {report}"),
+    }
+}

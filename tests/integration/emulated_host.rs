@@ -1,0 +1,171 @@
+//! The second kind of host: hardware KVM. QEMU's emulated SVM runs a Debian kernel
+//! with kvm-amd, and this very test binary runs in it.
+
+mod machine;
+mod root;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use machine::EmulatedHost;
+use root::RootTree;
+
+const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
+
+/// The emulated host's files, built on the first call.
+fn host_files() -> &'static Path {
+    static FILES: OnceLock<PathBuf> = OnceLock::new();
+    FILES.get_or_init(|| build_guest("host"))
+}
+
+/// Runs a build script of guest-images/ and returns the directory it prints.
+fn build_guest(name: &str) -> PathBuf {
+    let script = format!(
+        "{}/guest-images/{name}/build.sh",
+        env!("CARGO_MANIFEST_DIR")
+    );
+    let output = Command::new("bash")
+        .arg(&script)
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("run bash");
+    assert!(output.status.success(), "{script} failed");
+    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+}
+
+/// This process's PATH and the system directories that a user's may lack.
+fn path_with_sbin() -> String {
+    let path = std::env::var("PATH").unwrap_or_default();
+    format!("{path}:/usr/sbin:/sbin")
+}
+
+/// A root disk with everything that a test or a user's command needs: mayfly, the
+/// guests, the build scripts (which find their guests in the cache) and a shell.
+fn mayfly_root() -> RootTree {
+    let mut root = RootTree::new(host_files());
+    root.add_program(Path::new(MAYFLY));
+    for program in ["/bin/bash", "/usr/bin/flock"] {
+        root.add_program(Path::new(program));
+    }
+    root.add(&Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images"));
+    for entry in fs::read_dir(tiny_guest()).expect("list the tiny guest") {
+        let path = entry.expect("list the tiny guest").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if ["vmlinux", "bzImage", "System.map"].contains(&&*name) || name.ends_with(".cpio") {
+            root.add(&path);
+        }
+    }
+    root
+}
+
+/// The tiny guest's directory, built on the first call.
+fn tiny_guest() -> &'static Path {
+    static FILES: OnceLock<PathBuf> = OnceLock::new();
+    FILES.get_or_init(|| build_guest("tiny"))
+}
+
+/// The variables with which the binaries find there what they find here.
+fn environment() -> Vec<(String, String)> {
+    let cache = host_files().ancestors().nth(2).expect("CACHE/hosts/NAME");
+    let mut environment: Vec<_> = std::env::vars()
+        .filter(|(name, _)| name.starts_with("CARGO_") || name.starts_with("RUST_"))
+        .collect();
+    environment.push(("MAYFLY_CACHE".into(), cache.display().to_string()));
+    environment.push(("MAYFLY_EMULATED_HOST".into(), "1".into()));
+    environment
+}
+
+/// Compiles a small C program of this folder and returns its path.
+fn compile(source: &str) -> PathBuf {
+    let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.trim_end_matches(".c"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/integration/emulated_host")
+        .join(source);
+    let output = Command::new("cc")
+        .args(["-O2", "-Wall", "-Werror", "-o"])
+        .args([&program, &source])
+        .stdin(Stdio::null())
+        .output()
+        .expect("run cc");
+    assert!(output.status.success(), "{output:?}");
+    program
+}
+
+#[test]
+fn whole_suite_passes_on_hardware_kvm() {
+    let suite = std::env::current_exe().expect("this program's path");
+    let mut root = mayfly_root();
+    root.add_program(&suite);
+    let mut host = EmulatedHost::new(host_files());
+    host.cpus = 2;
+    host.memory_mib = 3072;
+    host.timeout = Duration::from_secs(600);
+    host.directory = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    host.environment = environment();
+    let suite = suite.to_str().expect("a path in UTF-8");
+    let outcome = host.run(root, &[suite, "--skip", "emulated_host"]).unwrap();
+    assert_eq!(outcome.status, 0, "the suite failed on the emulated host");
+    println!("the suite took {:?} there", outcome.elapsed);
+}
+
+#[test]
+fn tiny_linux_boots_within_250_million_instructions() {
+    const LIMIT: u64 = 250_000_000;
+    const BOOTS: usize = 3;
+    let count = compile("count.c");
+    let mut root = mayfly_root();
+    root.add_program(&count);
+    let mut host = EmulatedHost::new(host_files());
+    host.icount = true;
+    host.timeout = Duration::from_secs(180);
+    host.environment = environment();
+    let boot = format!("{} {MAYFLY} run", count.display());
+    let script = format!("for boot in $(seq {BOOTS}); do {boot} || exit; done");
+    let outcome = host.run(root, &["sh", "-c", &script]).unwrap();
+    assert_eq!(outcome.status, 0, "{}", outcome.output);
+    let mut counts: Vec<u64> = outcome
+        .output
+        .lines()
+        .filter_map(|line| line.strip_prefix("instructions: ")?.parse().ok())
+        .collect();
+    assert_eq!(counts.len(), BOOTS, "{}", outcome.output);
+    println!("instructions of {BOOTS} boots in turn: {counts:?}");
+    counts.sort_unstable();
+    let median = counts[BOOTS / 2];
+    assert!(
+        median <= LIMIT,
+        "the tiny Linux took {median} instructions from start to power-off, more than {LIMIT}"
+    );
+}
+
+#[test]
+fn a_command_reports_its_status_from_a_host_with_hardware_kvm() {
+    let root = RootTree::new(host_files());
+    let mut host = EmulatedHost::new(host_files());
+    host.cpus = 2;
+    host.environment = vec![("GREETING".into(), "it's up".into())];
+    let script = "test -c /dev/kvm && grep -qw svm /proc/cpuinfo && \
+                  test $(nproc) = 2 && echo \"$GREETING\" && exit 42";
+    let outcome = host.run(root, &["sh", "-c", script]).unwrap();
+    assert_eq!(outcome.output, "it's up\n");
+    assert_eq!(outcome.status, 42);
+    println!("took {:?}", outcome.elapsed);
+}
+
+#[test]
+fn a_host_that_hangs_is_killed_and_its_output_shown() {
+    let root = RootTree::new(host_files());
+    let mut host = EmulatedHost::new(host_files());
+    // Long enough to come up while the other tests keep this machine busy.
+    host.timeout = Duration::from_secs(20);
+    let failure = host
+        .run(root, &["sh", "-c", "echo before; sleep 1000"])
+        .err()
+        .expect("a hang is a failure");
+    assert!(failure.contains("not done after 20s"), "{failure}");
+    assert!(failure.ends_with("before"), "{failure}");
+}

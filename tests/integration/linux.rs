@@ -1,0 +1,190 @@
+//! A real Linux: the tiny guest, to its userspace and back.
+//!
+//! A boot costs seconds of processor time on a kvm-pvm host, so each test asks
+//! for several things at once, and one boots at a time.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tempfile::TempDir;
+
+use crate::common::run::{LIMIT, wait_limited};
+use crate::common::tiny::{one_at_a_time, tiny};
+use crate::common::{HostKind, Mayfly, Outcome, host_kind};
+
+/// The tiny guest by files, with its usual initramfs.
+fn boot(kernel: &str, commands: &str) -> Mayfly {
+    Mayfly::run(&tiny(kernel))
+        .arg("--initrd")
+        .arg(tiny("init.cpio"))
+        .args(["--cmdline", commands])
+}
+
+/// What must hold for the fallback emulator on this kind of host.
+#[track_caller]
+fn emulator_did_what_the_host_needs(outcome: &Outcome) {
+    let json = outcome.json();
+    let emulated = json["emulated"].as_object().expect("a map").len();
+    let planted = json["hooks_planted"].as_u64().expect("a number");
+    match host_kind() {
+        HostKind::Hardware => assert_eq!((emulated, planted), (0, 0), "{outcome}"),
+        HostKind::Pvm => assert!(emulated > 0 && planted > 0, "{outcome}"),
+    }
+}
+
+/// The words `name=VALUE` of the guest's line of facts.
+#[track_caller]
+fn fact(outcome: &Outcome, name: &str) -> String {
+    let guest = outcome.guest();
+    let start = format!("{name}=");
+    let word = guest
+        .lines()
+        .filter(|line| line.starts_with("mayfly-guest: "))
+        .flat_map(str::split_whitespace)
+        .find_map(|word| word.strip_prefix(&start));
+    word.unwrap_or_else(|| panic!("no fact '{name}': {outcome}"))
+        .to_string()
+}
+
+#[test]
+fn default_guest_boots_uses_two_processors_and_powers_off() {
+    let _turn = one_at_a_time();
+    tiny("vmlinux");
+    let before = seconds_now();
+    let outcome = Mayfly::new(["run", "--json", "--cpus", "2"])
+        .args(["--cmdline", "mayfly.date mayfly.spin=2"])
+        .outcome();
+    let after = seconds_now();
+    outcome.ended(0, "power-off");
+    assert_eq!(fact(&outcome, "cpus"), "2", "{outcome}");
+    assert_eq!(fact(&outcome, "clocksource"), "kvm-clock", "{outcome}");
+    assert!(!fact(&outcome, "kernel").is_empty(), "{outcome}");
+
+    let epoch: f64 = fact(&outcome, "epoch").parse().expect("a number");
+    let now = before - 2.0..=after + 2.0;
+    assert!(now.contains(&epoch), "{epoch} is not in {now:?}: {outcome}");
+
+    let counts: Vec<u64> = (0..2)
+        .map(|cpu| {
+            let line = outcome.line(&format!("mayfly-guest: cpu {cpu} counted "));
+            line.parse().expect("a number")
+        })
+        .collect();
+    let (low, high) = (counts.iter().min(), counts.iter().max());
+    // Both do the same for the same time; a busy host may starve one of them.
+    assert!(
+        low.zip(high).is_some_and(|(low, high)| low * 20 > *high),
+        "{outcome}"
+    );
+
+    let userspace = outcome.json()["ms"]["userspace"].as_f64();
+    println!("userspace after {userspace:?} ms");
+    assert!(userspace.is_some(), "{outcome}");
+    emulator_did_what_the_host_needs(&outcome);
+}
+
+#[test]
+fn pvh_boots_and_passes_the_exit_status_on() {
+    let _turn = one_at_a_time();
+    let outcome = boot("vmlinux", "mayfly.syscalls=100 mayfly.exit=37")
+        .args(["--boot-protocol", "pvh", "--memory", "6G"])
+        .outcome();
+    outcome.ended(37, "guest-status");
+    assert_eq!(fact(&outcome, "cpus"), "1", "{outcome}");
+    emulator_did_what_the_host_needs(&outcome);
+}
+
+#[test]
+fn bzimage_boots_and_its_panic_is_no_clean_reboot() {
+    let _turn = one_at_a_time();
+    let outcome = boot("bzImage", "mayfly.panic").outcome();
+    outcome.ended(240, "kernel-panic");
+    outcome.printed("Kernel panic - not syncing");
+}
+
+#[test]
+fn bzimage_starts_cold_and_from_the_cache() {
+    // As far as the first instruction: what comes after it is the same kernel.
+    let _turn = one_at_a_time();
+    let cache = TempDir::with_prefix("mayfly-cache-").expect("create a temporary directory");
+    for state in ["cold", "cached"] {
+        let outcome = boot("bzImage", "mayfly.hang")
+            .args(["--timeout", "1s"])
+            .env("MAYFLY_CACHE", cache.path())
+            .outcome();
+        outcome.ended(242, "timeout");
+        let first = outcome.json()["ms"]["first_instruction"].as_f64();
+        println!("{state}: first instruction after {first:?} ms");
+        assert!(first.is_some(), "{outcome}");
+    }
+}
+
+#[test]
+fn echo_passes_through_the_tty_driver_and_reboot_is_a_clean_end() {
+    let _turn = one_at_a_time();
+    let mut child = boot("vmlinux", "mayfly.echo mayfly.write=20000 mayfly.reboot")
+        .into_command()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start mayfly");
+    let mut input = child.stdin.take().expect("a pipe");
+    input
+        .write_all(b"first line\nsecond\nquit\n")
+        .expect("type");
+    let mut stdout = Vec::new();
+    let mut pipe = child.stdout.take().expect("a pipe");
+    pipe.read_to_end(&mut stdout).expect("read the output");
+    let status = wait_limited(&mut child, LIMIT).expect("mayfly ends");
+    let stdout = String::from_utf8_lossy(&stdout);
+    assert_eq!(status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("echo: first line"), "{stdout}");
+    assert!(stdout.contains("echo: second"), "{stdout}");
+    assert!(stdout.contains("\"reason\":\"reset\""), "{stdout}");
+    assert!(
+        stdout.len() > 20_000,
+        "what was written is not complete: {stdout}"
+    );
+}
+
+#[test]
+fn timeout_ends_a_guest_that_hangs() {
+    let _turn = one_at_a_time();
+    let timeout = match host_kind() {
+        HostKind::Hardware => "20s",
+        // The kernel is still starting then: it does not matter which of them ends.
+        HostKind::Pvm => "3s",
+    };
+    let outcome = boot("vmlinux", "mayfly.hang")
+        .args(["--timeout", timeout])
+        .outcome();
+    outcome.ended(242, "timeout");
+}
+
+#[test]
+fn boots_in_a_row_are_all_the_same() {
+    let boots = match host_kind() {
+        HostKind::Hardware => 20,
+        // A boot costs 12 s of a processor here; the project's other runs count too.
+        HostKind::Pvm => 2,
+    };
+    println!("{boots} boots in a row");
+    let _turn = one_at_a_time();
+    for round in 0..boots {
+        let outcome = boot("vmlinux", "").outcome();
+        outcome.ended(0, "power-off");
+        assert_eq!(fact(&outcome, "cpus"), "1", "boot {round}: {outcome}");
+        assert_eq!(
+            fact(&outcome, "clocksource"),
+            "kvm-clock",
+            "boot {round}: {outcome}"
+        );
+        emulator_did_what_the_host_needs(&outcome);
+    }
+}
+
+fn seconds_now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("the time is after 1970").as_secs_f64()
+}
