@@ -31,7 +31,7 @@ pub fn host_kind() -> HostKind {
 /// The kind that `doctor --json` tells of.
 pub fn kind_of(report: &Value) -> HostKind {
     match report["backend"].as_str() {
-        Some("pvm" | "unknown") => HostKind::Pvm,
+        Some("kvm-pvm" | "unknown") => HostKind::Pvm,
         Some("vmx" | "svm") => HostKind::Hardware,
         _ => panic!("no known backend in {report}"),
     }
