@@ -46,6 +46,7 @@ mod system;
 #[cfg(test)]
 mod testing;
 mod vector_move;
+mod vectors;
 mod xsave;
 mod xsave_layout;
 #[cfg(test)]
@@ -330,10 +331,15 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         | Int => system::execute(cpu, insn),
         Nop | Endbr64 | Endbr32 | Pause | Mov | Lea | Push | Pop | Jmp | Add | Sub | Cmp | And
         | Test | Or | Xor => simple::execute(cpu, insn),
+        Movd | Movq | Vmovd | Vmovq => vector_move::scalar(cpu, insn),
         Movups | Movupd | Movdqu | Lddqu | Movaps | Movapd | Movdqa | Movntps | Movntpd
         | Movntdq | Movntdqa | Vmovups | Vmovupd | Vmovdqu | Vlddqu | Vmovaps | Vmovapd
         | Vmovdqa | Vmovntps | Vmovntpd | Vmovntdq | Vmovntdqa | Vmovdqu8 | Vmovdqu16
         | Vmovdqu32 | Vmovdqu64 | Vmovdqa32 | Vmovdqa64 => vector_move::execute(cpu, insn),
+        Pxor | Xorps | Xorpd | Vpxor | Vxorps | Vxorpd | Vpxord | Vpxorq | Por | Orps | Orpd
+        | Vpor | Vorps | Vorpd | Vpord | Vporq | Pand | Andps | Andpd | Vpand | Vandps | Vandpd
+        | Vpandd | Vpandq | Pandn | Andnps | Andnpd | Vpandn | Vandnps | Vandnpd | Vpandnd
+        | Vpandnq => vector_move::bitwise(cpu, insn),
         _ => Err(Stop::NotCovered),
     }
 }

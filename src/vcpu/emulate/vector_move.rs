@@ -1,202 +1,118 @@
-//! Moves of whole vector registers: what user and kernel code reads a device's memory with.
-//!
-//! Registers lie in pieces in the XSAVE image (SDM vol. 1 §13.4, §13.5):
-//! bits 127:0 in the legacy region, 255:128 in component 2, 511:256 in
-//! component 6; registers 16 to 31 whole in component 7.
+//! Moves of vector registers (what user and kernel code reads a device's
+//! memory with), and the bitwise operations that come with them.
 
-use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::cpu::{Cpu, Host};
+use super::cpu::Cpu;
 use super::error::Stop;
-use super::exception::Exception;
-use super::state::XsaveImage;
-use super::xsave_layout::{AVX, SSE};
+use super::vectors::{self, Form};
 
-const XMM_REGISTERS: usize = 160;
-const YMM_UPPER: u32 = 2;
-const ZMM_UPPER: u32 = 6;
-const ZMM_16_TO_31: u32 = 7;
-/// XCR0 bits that AVX-512 needs: SSE, AVX, opmasks and both ZMM components.
-const AVX512: u64 = SSE | AVX | 0xe0;
-
-/// Executes one of the moves; forms with an opmask are not covered.
+/// MOVUPS, MOVDQA and kin: a whole register to or from memory or another register.
 pub(super) fn execute(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
-    if insn.op_count() != 2 || insn.op_mask() != Register::None {
+    let form = Form::enabled(cpu, insn)?;
+    if insn.op_count() != 2 {
         return Err(Stop::NotCovered);
     }
-    cpu.require_sse()?;
-    let kind = Kind::of(insn);
-    let len = vector_operand(insn).ok_or(Stop::NotCovered)?.size();
-    if kind.needed != 0 {
-        cpu.require_osxsave()?;
-        if cpu.state.xcr0()? & kind.needed != kind.needed {
-            return Err(Exception::invalid_opcode().into());
-        }
-    }
-    let mut data = [0; 64];
-    let data = data.get_mut(..len).ok_or(Stop::NotCovered)?;
+    let len = vectors::length(insn)?;
+    let alignment = if is_unaligned(insn.mnemonic()) {
+        1
+    } else {
+        len as u64
+    };
     let mut image = cpu.state.xsave()?;
-    match insn.op_kind(1) {
-        OpKind::Register => {
-            let number = number(insn.op_register(1))?;
-            for (from, to, part) in pieces(cpu.host, number, len) {
-                copy(data, to, image.get(from, part));
-            }
-        }
-        _ => {
-            let at = address(cpu, insn, 1, len, kind.aligned)?;
-            cpu.read(at, data)?;
-        }
+    let value = vectors::operand(cpu, &image, insn, 1, len, alignment)?;
+    if insn.op_kind(0) == OpKind::Register {
+        return vectors::set_register(cpu, &mut image, insn.op_register(0), form, &value, len);
     }
-    if insn.op_kind(0) != OpKind::Register {
-        let at = address(cpu, insn, 0, len, kind.aligned)?;
-        return cpu.write(at, data);
-    }
-    let number = number(insn.op_register(0))?;
-    // A VEX or EVEX form clears the register above what it writes.
-    let whole = if kind.needed != 0 { 64 } else { len };
-    for (to, from, part) in pieces(cpu.host, number, whole) {
-        let piece: Vec<u8> = (from..from + part)
-            .map(|at| data.get(at).copied().unwrap_or(0))
-            .collect();
-        image.put(to, &piece);
-    }
-    mark_in_use(&mut image, number, len);
-    Ok(cpu.state.set_xsave(&image)?)
+    let at = cpu.aligned_address(insn, 0, alignment)?;
+    cpu.write(at, value.get(..len).ok_or(Stop::NotCovered)?)
 }
 
-struct Kind {
-    /// XCR0 bits without which the form is `#UD`; none for the SSE forms.
-    needed: u64,
-    /// The memory operand must be aligned to its size.
-    aligned: bool,
-}
-
-impl Kind {
-    fn of(insn: &Instruction) -> Self {
-        use Mnemonic::*;
-        let mnemonic = insn.mnemonic();
-        let sse = matches!(
-            mnemonic,
-            Movups
-                | Movupd
-                | Movdqu
-                | Lddqu
-                | Movaps
-                | Movapd
-                | Movdqa
-                | Movntps
-                | Movntpd
-                | Movntdq
-                | Movntdqa
-        );
-        let evex = matches!(
-            mnemonic,
-            Vmovdqu8 | Vmovdqu16 | Vmovdqu32 | Vmovdqu64 | Vmovdqa32 | Vmovdqa64
-        ) || uses_avx512_registers(insn);
-        let unaligned = matches!(
-            mnemonic,
-            Movups
-                | Movupd
-                | Movdqu
-                | Lddqu
-                | Vmovups
-                | Vmovupd
-                | Vmovdqu
-                | Vlddqu
-                | Vmovdqu8
-                | Vmovdqu16
-                | Vmovdqu32
-                | Vmovdqu64
-        );
-        Self {
-            needed: match (sse, evex) {
-                (true, _) => 0,
-                (_, true) => AVX512,
-                _ => SSE | AVX,
-            },
-            aligned: !unaligned,
-        }
-    }
-}
-
-/// ZMM, and registers 16 to 31 of any width, have only EVEX encodings.
-fn uses_avx512_registers(insn: &Instruction) -> bool {
-    (0..insn.op_count())
-        .filter(|index| insn.op_kind(*index) == OpKind::Register)
-        .map(|index| insn.op_register(index))
-        .any(|register| register.is_zmm() || register.number() >= 16)
-}
-
-fn vector_operand(insn: &Instruction) -> Option<Register> {
-    (0..insn.op_count())
-        .filter(|index| insn.op_kind(*index) == OpKind::Register)
-        .map(|index| insn.op_register(index))
-        .find(|register| register.is_vector_register())
-}
-
-fn number(register: Register) -> Result<usize, Stop> {
-    if register.is_vector_register() {
-        Ok(register.number())
+/// MOVD and MOVQ: the low 4 or 8 bytes of a vector register.
+///
+/// The destination is cleared above them: all of it by the VEX forms, up to 16 bytes by the SSE forms.
+pub(super) fn scalar(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
+    let form = Form::enabled(cpu, insn)?;
+    let is_xmm =
+        |index| insn.op_kind(index) == OpKind::Register && insn.op_register(index).is_xmm();
+    let (to_vector, from_vector) = (is_xmm(0), is_xmm(1));
+    let len = match insn.mnemonic() {
+        Mnemonic::Movd | Mnemonic::Vmovd => 4,
+        _ => 8,
+    };
+    let mut image = cpu.state.xsave()?;
+    let value = if from_vector {
+        vectors::operand(cpu, &image, insn, 1, 16, 1)?
+            .iter()
+            .take(len)
+            .rev()
+            .fold(0, |word, byte| word << 8 | u64::from(*byte))
     } else {
-        Err(Stop::NotCovered)
-    }
-}
-
-fn address(
-    cpu: &Cpu<'_>,
-    insn: &Instruction,
-    index: u32,
-    len: usize,
-    aligned: bool,
-) -> Result<u64, Stop> {
-    cpu.aligned_address(insn, index, if aligned { len as u64 } else { 1 })
-}
-
-/// The first `len` bytes of register `number`, as (offset in the image, offset in the register, length).
-fn pieces(host: &Host, number: usize, len: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    let place = |component, each: usize, index: usize| {
-        host.xsave
-            .component(component)
-            .map(|component| component.offset + each * index)
+        cpu.value(insn, 1)?
     };
-    let all = if number < 16 {
-        [
-            Some((XMM_REGISTERS + 16 * number, 0, 16)),
-            place(YMM_UPPER, 16, number).map(|at| (at, 16, 16)),
-            place(ZMM_UPPER, 32, number).map(|at| (at, 32, 32)),
-        ]
+    if !to_vector {
+        return cpu.set_value(insn, 0, value);
+    }
+    let mut vector = [0; 64];
+    for (to, from) in vector.iter_mut().zip(value.to_le_bytes()) {
+        *to = from;
+    }
+    vectors::set_register(cpu, &mut image, insn.op_register(0), form, &vector, 16)
+}
+
+/// PXOR, ANDPS and kin, of two operands or three.
+pub(super) fn bitwise(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
+    use Mnemonic::*;
+    let operation: fn(u8, u8) -> u8 = match insn.mnemonic() {
+        Pxor | Xorps | Xorpd | Vpxor | Vxorps | Vxorpd | Vpxord | Vpxorq => |a, b| a ^ b,
+        Por | Orps | Orpd | Vpor | Vorps | Vorpd | Vpord | Vporq => |a, b| a | b,
+        Pand | Andps | Andpd | Vpand | Vandps | Vandpd | Vpandd | Vpandq => |a, b| a & b,
+        Pandn | Andnps | Andnpd | Vpandn | Vandnps | Vandnpd | Vpandnd | Vpandnq => |a, b| !a & b,
+        _ => return Err(Stop::NotCovered),
+    };
+    let form = Form::enabled(cpu, insn)?;
+    let len = vectors::length(insn)?;
+    // Only the SSE forms have the destination as a source, and ask for alignment.
+    let (first, alignment) = if form == Form::Sse {
+        (0, len as u64)
     } else {
-        let at = place(ZMM_16_TO_31, 64, number & 15);
-        [at.map(|at| (at, 0, len.max(16))), None, None]
+        (1, 1)
     };
-    all.into_iter()
-        .flatten()
-        .filter(move |(_, from, _)| *from < len)
-}
-
-fn copy(to: &mut [u8], at: usize, from: &[u8]) {
-    for (to, from) in to.iter_mut().skip(at).zip(from) {
-        *to = *from;
+    let mut image = cpu.state.xsave()?;
+    let mut value = vectors::operand(cpu, &image, insn, first, len, 1)?;
+    let second = vectors::operand(cpu, &image, insn, first + 1, len, alignment)?;
+    for (a, b) in value.iter_mut().zip(second) {
+        *a = operation(*a, b);
     }
+    vectors::set_register(cpu, &mut image, insn.op_register(0), form, &value, len)
 }
 
-fn mark_in_use(image: &mut XsaveImage, number: usize, len: usize) {
-    let bits = match (number < 16, len) {
-        (true, 16) => SSE,
-        (true, 32) => SSE | AVX,
-        (true, _) => SSE | AVX | 1 << ZMM_UPPER,
-        (false, _) => 1 << ZMM_16_TO_31,
-    };
-    image.set_in_use(image.in_use() | bits);
+fn is_unaligned(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::*;
+    matches!(
+        mnemonic,
+        Movups
+            | Movupd
+            | Movdqu
+            | Lddqu
+            | Vmovups
+            | Vmovupd
+            | Vmovdqu
+            | Vlddqu
+            | Vmovdqu8
+            | Vmovdqu16
+            | Vmovdqu32
+            | Vmovdqu64
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
 
+    use super::super::exception::Exception;
     use super::super::testing::{KERNEL_DATA, Machine, USER_DATA, assemble};
-    use super::*;
+    use super::super::xsave_layout;
     use crate::devices::BusDevice;
 
     assemble! { load: "movdqu xmm3, [rdi]" }
@@ -245,14 +161,56 @@ mod tests {
     #[test]
     fn registers_past_15_have_their_own_component() {
         let mut machine = machine();
-        if machine.host.xsave.component(ZMM_16_TO_31).is_none() {
-            machine.host.xsave = super::super::xsave_layout::tests::sample();
+        if machine.host.xsave.component(7).is_none() {
+            machine.host.xsave = xsave_layout::tests::sample();
         }
         machine.run(load_256()).unwrap();
         machine.run(copy_to_17()).unwrap();
         machine.run(store_17()).unwrap();
         assert_eq!((stored(&machine)[31], stored(&machine)[32]), (32, 0));
-        assert_ne!(machine.state.image.in_use() & 1 << ZMM_16_TO_31, 0);
+        assert_ne!(machine.state.image.in_use() & 1 << 7, 0);
+    }
+
+    assemble! { clear: "pxor xmm3, xmm3" }
+    assemble! { difference: "vpandn ymm3, ymm3, [rdx]" }
+    assemble! { either: "orps xmm3, [rdx]" }
+
+    #[test]
+    fn bits_are_combined() {
+        let mut machine = machine();
+        machine.regs.rdx = KERNEL_DATA + 0x200;
+        machine.ram.write(machine.regs.rdx, &[0xff; 32]).unwrap();
+        machine.run(load_256()).unwrap();
+        machine.run(difference()).unwrap();
+        machine.run(store_256()).unwrap();
+        assert_eq!((stored(&machine)[0], stored(&machine)[31]), (!1, !32));
+        machine.run(either()).unwrap();
+        machine.run(store_256()).unwrap();
+        assert_eq!((stored(&machine)[0], stored(&machine)[31]), (0xff, !32));
+        machine.run(clear()).unwrap();
+        machine.run(store_256()).unwrap();
+        assert_eq!((stored(&machine)[0], stored(&machine)[31]), (0, !32));
+        machine.regs.rdx += 1;
+        assert_eq!(machine.fault(either()), Exception::general_protection());
+    }
+
+    assemble! { move_quad: "movq xmm3, rax" }
+    assemble! { move_quad_back: "movq rcx, xmm3" }
+    assemble! { move_double: "movd ecx, xmm3" }
+
+    #[test]
+    fn scalars_move_to_and_from_general_registers() {
+        let mut machine = machine();
+        machine.run(load_256()).unwrap();
+        machine.regs.rax = 0x1122_3344_5566_7788;
+        machine.run(move_quad()).unwrap();
+        machine.run(move_quad_back()).unwrap();
+        assert_eq!(machine.regs.rcx, machine.regs.rax);
+        machine.run(move_double()).unwrap();
+        assert_eq!(machine.regs.rcx, 0x5566_7788);
+        machine.run(store_256()).unwrap();
+        assert_eq!(stored(&machine)[8..16], [0; 8]);
+        assert_eq!(stored(&machine)[16], 17, "SSE leaves the upper half");
     }
 
     #[test]

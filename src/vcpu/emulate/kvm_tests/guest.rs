@@ -252,7 +252,7 @@ fn set_up_registers(vcpu: &VcpuFd) {
         ..Default::default()
     };
     (sregs.gdt.base, sregs.gdt.limit) = (GDT, 0x3f);
-    (sregs.idt.base, sregs.idt.limit) = (IDT, 0x1ff);
+    (sregs.idt.base, sregs.idt.limit) = (IDT, 0xfff);
     sregs.cr0 = 0x8005_0033;
     sregs.cr3 = 0x2000;
     // PAE, OSFXSR, OSXMMEXCPT, OSXSAVE.

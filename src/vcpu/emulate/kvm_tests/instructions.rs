@@ -53,41 +53,66 @@ fn bits_are_counted() {
     assert_eq!(Guest::new(count_bits()).run(), End::Done(0x08_04));
 }
 
-guest! { save_and_restore:
+// What is saved by one instruction is lost, restored, and saved by another.
+guest! { save_standard:
     "mov eax, 0x3f80", "mov [0x8000], eax", "ldmxcsr [0x8000]",
     "movdqu xmm3, [0x8100]",
     "mov eax, 7", "xor edx, edx",
-    "xsavec [0x9000]",
+    "xsave [0x9000]",
     "movdqu xmm3, [0x8200]",
     "mov dword ptr [0x8000], 0x1f80", "ldmxcsr [0x8000]",
     "mov eax, 7", "xor edx, edx",
     "xrstor [0x9000]",
     "stmxcsr [0x8008]",
-    "mov eax, 7", "xsave [0xa000]",
-    "fwait", "clac", "stac", "clac",
-    "movdqu [0x8200], xmm3",
-    "mov rax, [0x8200]",
+    "mov eax, 7", "xsaveopt [0xa000]",
+    "fwait",
+    "movdqu [0x8200], xmm3", "mov rax, [0x8200]",
+    "out 0xf4, al",
+}
+guest! { save_compacted:
+    "movdqu xmm3, [0x8100]",
+    "mov eax, 7", "xor edx, edx",
+    "xsavec [0x9000]",
+    "xsaves [0xa000]",
+    "movdqu xmm3, [0x8200]",
+    "xrstors [0x9000]",
+    "movdqu [0x8200], xmm3", "mov rax, [0x8200]",
     "out 0xf4, al",
 }
 
-#[test]
-fn extended_state_survives_xsavec_and_xrstor() {
-    let mut guest = Guest::new(save_and_restore());
-    let mut sregs = guest.vcpu.get_sregs().unwrap();
-    sregs.cr4 |= 1 << 21;
-    guest.vcpu.set_sregs(&sregs).unwrap();
+const PATTERN: u64 = 0x1122_3344_5566_7788;
+const XMM3: u64 = 160 + 48;
+
+fn with_pattern(code: &[u8]) -> Guest {
+    let guest = Guest::new(code);
+    guest.ram.write_u64(DATA + 0x100, PATTERN).unwrap();
     guest
-        .ram
-        .write_u64(DATA + 0x100, 0x1122_3344_5566_7788)
-        .unwrap();
-    assert_eq!(guest.run(), End::Done(0x1122_3344_5566_7788));
+}
+
+#[test]
+fn extended_state_survives_saving_and_restoring() {
+    let mut guest = with_pattern(save_standard());
+    assert_eq!(guest.run(), End::Done(PATTERN));
     assert_eq!(guest.word(DATA + 8) as u32, 0x3f80);
-    // XMM3 in both areas, XSTATE_BV, and XCOMP_BV of the compacted one.
-    assert_eq!(guest.word(0x9000 + 160 + 48), 0x1122_3344_5566_7788);
-    assert_eq!(guest.word(0xa000 + 160 + 48), 0x1122_3344_5566_7788);
-    assert_eq!(guest.word(0x9000 + 512) & 2, 2);
-    assert_eq!(guest.word(0x9000 + 520), 1 << 63 | 7);
-    assert_eq!(guest.word(0xa000 + 520), 0);
+    for area in [0x9000, 0xa000] {
+        assert_eq!(guest.word(area + XMM3), PATTERN);
+        assert_eq!(guest.word(area + 512) & 2, 2);
+        assert_eq!(guest.word(area + 520), 0, "the standard form");
+    }
+}
+
+#[test]
+fn extended_state_survives_in_the_compacted_form() {
+    // CPUID.(0xd,1).EAX: XSAVEC and XSAVES, which emulated processors may lack.
+    if std::arch::x86_64::__cpuid_count(0xd, 1).eax & 0b1010 != 0b1010 {
+        return;
+    }
+    let mut guest = with_pattern(save_compacted());
+    assert_eq!(guest.run(), End::Done(PATTERN));
+    for area in [0x9000, 0xa000] {
+        assert_eq!(guest.word(area + XMM3), PATTERN);
+        assert_eq!(guest.word(area + 520), 1 << 63 | 7);
+    }
 }
 
 guest! { breakpoint: "int3", "mov eax, 7", "out 0xf4, al" }
@@ -110,6 +135,17 @@ fn int_n_reaches_its_gate() {
     guest.ram.write(0x1_1000, breakpoint_handler()).unwrap();
     guest.set_gate(31, 0x1_1000);
     assert_eq!(guest.run(), End::Done(8));
+    assert_eq!(guest.word(DATA), super::guest::KERNEL_CODE + 2);
+}
+
+guest! { far_interrupt: "int 0x80", "mov eax, 9", "out 0xf4, al" }
+
+#[test]
+fn int_n_past_the_exceptions_reaches_its_gate() {
+    let mut guest = Guest::new(far_interrupt());
+    guest.ram.write(0x1_1000, breakpoint_handler()).unwrap();
+    guest.set_gate(0x80, 0x1_1000);
+    assert_eq!(guest.run(), End::Done(9));
     assert_eq!(guest.word(DATA), super::guest::KERNEL_CODE + 2);
 }
 

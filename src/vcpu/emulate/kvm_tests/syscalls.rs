@@ -123,3 +123,31 @@ fn a_handler_that_is_patched_is_hooked_anew() {
         assert_eq!(guest.word(PAGE_FAULT_HANDLER) & 0xff_ffff, 0x00_1f0f);
     }
 }
+
+// The user reads a page, asks the kernel to map another there, and reads again.
+guest! { reads_twice:
+    "mov rbx, [0x700000]", "mov edi, 1", "syscall",
+    "mov rsi, [0x700000]", "xor edi, edi", "syscall", "hlt",
+}
+guest! { remaps:
+    "mov rsp, 0xe000", "test rdi, rdi", "jz 2f",
+    "mov qword ptr [0x4018], 0x87",
+    "mov eax, 2", "invpcid rax, [0x8000]",
+    "mov rsp, 0x3ff000", "sysretq",
+    "2:", "mov rax, rbx", "shl rax, 8", "or rax, rsi", "out 0xf4, al",
+}
+
+#[test]
+fn invpcid_makes_a_changed_mapping_seen() {
+    // CPUID.7.EBX: INVPCID.
+    if std::arch::x86_64::__cpuid_count(7, 0).ebx & 1 << 10 == 0 {
+        return;
+    }
+    let mut guest = guest_with(reads_twice());
+    guest.ram.write(LSTAR, remaps()).unwrap();
+    // 0x60_0000 leads to the second 2 MiB of memory, then to the first.
+    guest.ram.write_u64(0x4018, 0x20_0087).unwrap();
+    guest.ram.write_u64(0x30_0000, 0x77).unwrap();
+    guest.ram.write_u64(0x10_0000, 0x88).unwrap();
+    assert_eq!(guest.run(), End::Done(0x7788));
+}
