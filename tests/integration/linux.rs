@@ -159,7 +159,7 @@ fn echo_passes_through_the_tty_driver_and_reboot_is_a_clean_end() {
 fn timeout_ends_a_guest_that_hangs() {
     let _turn = one_at_a_time();
     let timeout = match host_kind() {
-        HostKind::Hardware => "20s",
+        HostKind::Hardware => "10s",
         // The kernel is still starting then: it does not matter which of them ends.
         HostKind::Pvm => "3s",
     };
@@ -183,11 +183,7 @@ fn boots_in_a_row_are_all_the_same() {
         outcome.ended(0, "power-off");
         println!("boot {round}: {:?}", outcome.elapsed);
         assert_eq!(fact(&outcome, "cpus"), "1", "{outcome}");
-        assert_eq!(
-            fact(&outcome, "clocksource"),
-            "kvm-clock",
-            "boot {round}: {outcome}"
-        );
+        keeps_time_without_exits(&outcome);
         emulator_did_what_the_host_needs(&outcome);
     }
 }
