@@ -239,9 +239,13 @@ test_bmi:
 
 test_movbe:
     UNLESS features_1, 22, 9f
-    PRINT "movbe\n"
+    /* KVM on a kvm-pvm host knows MOVBE and refuses it: the #UD comes without
+     * a visit to the VMM, while CPUID there still shows the instruction. */
     movabs $0x0102030405060708, %rax
+    TRY 9f
     movbe %rax, pair
+    TRY_END
+    PRINT "movbe\n"
     cmpl $0x04030201, pair
     CHECK "movbe to memory"
     movbe pair, %rbx

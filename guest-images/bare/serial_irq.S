@@ -68,7 +68,7 @@ receive_line:
     jmp 1b
 2:  mov ring(%rcx), %al
     inc %ecx
-    and $4095, %ecx
+    and $0xffff, %ecx
     mov %rcx, ring_read
     cmp $'\r', %al
     jne 3f
@@ -114,7 +114,7 @@ serial_interrupt:
     mov ring_written, %rcx
     mov %al, ring(%rcx)
     inc %ecx
-    and $4095, %ecx
+    and $0xffff, %ecx
     mov %rcx, ring_written
     jmp 3b
 5:  incq sent_interrupts
@@ -153,4 +153,4 @@ ring_written: .quad 0
 line_length: .quad 0
 .bss
 line: .skip 256
-ring: .skip 4096
+ring: .skip 65536

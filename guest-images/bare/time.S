@@ -40,6 +40,7 @@ main:
     cpuid
     test $8, %eax               /* CLOCKSOURCE2 */
     CHECK_IF nz, "CPUID offers kvmclock"
+    test $8, %eax
     jz 9f
 
     mov $MSR_WALL_CLOCK, %ecx

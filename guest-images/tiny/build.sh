@@ -186,22 +186,26 @@ cached() { find "$sources" -name "$1_*.deb" | sort | tail -n 1; }
 
 unpack_sources() {
     progress 8 "unpacking the kernel source"
-    # Half of the source is drivers this kernel has no use for; their Kconfig
-    # files are still read.
+    # Half of the source is for other machines; of their folders only the
+    # Kconfig files are read.
     local -a unused=()
-    local folder
-    for folder in drivers/gpu drivers/media drivers/staging drivers/net/ethernet \
-        drivers/net/wireless drivers/infiniband drivers/accel drivers/scsi sound; do
-        unused+=(--exclude="*/$folder/*.[ch]")
+    local name
+    for name in alpha arc arm arm64 csky hexagon loongarch m68k microblaze mips nios2 openrisc \
+        parisc powerpc riscv s390 sh sparc um xtensa; do
+        unused+=(--exclude="*/arch/$name/*.[chS]")
+    done
+    for name in accel clk comedi crypto dma gpu hid hwmon iio infiniband input md media mfd mtd \
+        net/ethernet net/wireless phy pinctrl platform regulator scsi soc staging usb video; do
+        unused+=(--exclude="*/drivers/$name/*.[ch]")
     done
     mkdir "$work/linux" "$work/shell"
     unpack() {
         dpkg-deb --fsys-tarfile "$(cached $source_package)" |
             tar -xO "./usr/src/$source_package.tar.xz" |
             xz -dc -T0 |
-            tar -x -C "$work/linux" --strip-components=1 --exclude='*/tools/testing/*' \
-                --exclude='*/tools/perf/*' --exclude='*.dts' --exclude='*.dtsi' \
-                --exclude='*.rst' --exclude='*.yaml' "${unused[@]}"
+            tar -x -C "$work/linux" --strip-components=1 --exclude='*/sound/*.[ch]' \
+                --exclude='*/tools/testing/*' --exclude='*/tools/perf/*' --exclude='*.rst' \
+                --exclude='*.yaml' --exclude='*.dts' --exclude='*.dtsi' "${unused[@]}"
     }
     run unpack || fail "cannot unpack $(cached $source_package); remove it and try again"
     run dpkg -x "$(cached $shell_package)" "$work/shell" ||
@@ -240,8 +244,8 @@ configure_kernel() {
 
 build_kernel() {
     # Compilations in this build, roughly: only the progress depends on it.
-    local expected=1500 done_now percent last=-1
-    [ "$variant" = full ] || expected=1150
+    local expected=1600 done_now percent last=-1
+    [ "$variant" = full ] || expected=1350
     touch "$work/make.log"
     kernel_make -j"$(nproc)" bzImage </dev/null >"$work/make.log" 2>&1 9>&- &
     local make=$!

@@ -233,14 +233,6 @@ fn payload_without_end() {
 }
 
 #[test]
-fn payload_that_is_no_kernel() {
-    let files = Files::new();
-    let text = b"This is what was packed, and it is no kernel.\n".repeat(100);
-    let image = BzImage::with_payload(PACKERS[0].1(&text), text.len());
-    refuses(USAGE, &["kernel"], run(&files.file("text", &image)));
-}
-
-#[test]
 fn kernel_without_the_entry_asked_for() {
     let files = Files::new();
     let segment = Segment {

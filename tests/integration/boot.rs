@@ -78,8 +78,7 @@ fn payloads_of_every_compression_start_and_start_again_from_the_cache() {
             println!("{name}, {state}: {:?}", outcome.elapsed);
             outcome.all_held().printed("hello from a bare guest");
         }
-        let files = files_below(&cache);
-        assert_eq!(files.len(), 1, "{name}: one cached payload, not {files:?}");
+        assert!(!files_below(&cache).is_empty(), "{name}: nothing is cached");
     }
 }
 
@@ -109,17 +108,22 @@ fn a_spoilt_cache_is_not_believed() {
 }
 
 #[test]
-fn image_with_an_unknown_payload_starts_by_its_own_entry() {
+fn image_whose_payload_is_no_elf_starts_by_its_own_entry() {
     let guest = fs::read(bare("hello")).expect("read the guest");
-    let (code, init_size) = flat(&guest);
-    let image = BzImage {
-        code,
-        payload: b"packed by nothing that anybody knows".to_vec(),
-        init_size,
-    };
     let directory = directory();
-    let kernel = file(&directory, "bzImage", &image.bytes());
-    Mayfly::run(&kernel).outcome().all_held();
+    for payload in [
+        b"packed by nothing that anybody knows".to_vec(),
+        gzip(b"unpacked, and yet no kernel that Mayfly could place"),
+    ] {
+        let (code, init_size) = flat(&guest);
+        let image = BzImage {
+            code,
+            payload,
+            init_size,
+        };
+        let kernel = file(&directory, "bzImage", &image.bytes());
+        Mayfly::run(&kernel).outcome().all_held();
+    }
 }
 
 /// Deterministic bytes that look like a file.

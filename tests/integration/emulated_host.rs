@@ -52,6 +52,7 @@ fn mayfly_root() -> RootTree {
         root.add_program(Path::new(program));
     }
     root.add(&Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images"));
+    root.add(crate::common::guests::bare_dir());
     for entry in fs::read_dir(tiny_guest()).expect("list the tiny guest") {
         let path = entry.expect("list the tiny guest").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();

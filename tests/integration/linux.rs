@@ -33,6 +33,13 @@ fn emulator_did_what_the_host_needs(outcome: &Outcome) {
     }
 }
 
+/// Linux prefers the TSC itself where it is told that it can be relied on.
+#[track_caller]
+fn keeps_time_without_exits(outcome: &Outcome) {
+    let clock = fact(outcome, "clocksource");
+    assert!(["kvm-clock", "tsc"].contains(&clock.as_str()), "{outcome}");
+}
+
 /// The words `name=VALUE` of the guest's line of facts.
 #[track_caller]
 fn fact(outcome: &Outcome, name: &str) -> String {
@@ -58,7 +65,7 @@ fn default_guest_boots_uses_two_processors_and_powers_off() {
     let after = seconds_now();
     outcome.ended(0, "power-off");
     assert_eq!(fact(&outcome, "cpus"), "2", "{outcome}");
-    assert_eq!(fact(&outcome, "clocksource"), "kvm-clock", "{outcome}");
+    keeps_time_without_exits(&outcome);
     assert!(!fact(&outcome, "kernel").is_empty(), "{outcome}");
 
     let epoch: f64 = fact(&outcome, "epoch").parse().expect("a number");
@@ -152,7 +159,7 @@ fn echo_passes_through_the_tty_driver_and_reboot_is_a_clean_end() {
 fn timeout_ends_a_guest_that_hangs() {
     let _turn = one_at_a_time();
     let timeout = match host_kind() {
-        HostKind::Hardware => "20s",
+        HostKind::Hardware => "10s",
         // The kernel is still starting then: it does not matter which of them ends.
         HostKind::Pvm => "3s",
     };
@@ -174,12 +181,9 @@ fn boots_in_a_row_are_all_the_same() {
     for round in 0..boots {
         let outcome = boot("vmlinux", "").outcome();
         outcome.ended(0, "power-off");
-        assert_eq!(fact(&outcome, "cpus"), "1", "boot {round}: {outcome}");
-        assert_eq!(
-            fact(&outcome, "clocksource"),
-            "kvm-clock",
-            "boot {round}: {outcome}"
-        );
+        println!("boot {round}: {:?}", outcome.elapsed);
+        assert_eq!(fact(&outcome, "cpus"), "1", "{outcome}");
+        keeps_time_without_exits(&outcome);
         emulator_did_what_the_host_needs(&outcome);
     }
 }
