@@ -224,7 +224,7 @@ fn a_wide_access_is_one_to_each_port() {
     port.serial.write(6, &[0, 0x5a, 7, 7]);
     let mut data = [0xff; 8];
     port.serial.read(0, &mut data);
-    assert_eq!(data, [0, 0, NONE, 3, 8, 0x60, 0xb0, 0x5a]);
+    assert_eq!(data, [0, 0, NONE, 3, 0x0b, 0x60, 0xb0, 0x5a]);
 }
 
 #[test]

@@ -104,9 +104,13 @@ pub(super) fn complete(cpu: &mut Cpu<'_>, msrs: &SyscallMsrs) -> bool {
     cpu.regs.rsp = frame.rsp;
     cpu.regs.rflags = frame.rflags & !rflags::RF;
     let selector = (msrs.star >> 32) as u16;
-    let (code, stack) = flat_segments(selector);
-    cpu.sregs.cs = code;
-    cpu.sregs.ss = stack;
+    // The fault's delivery has loaded the kernel's code segment already and a
+    // null SS, which 64-bit code does not tell from another. It stays: writing
+    // segment registers just here gives the guest a double fault now and then
+    // on kvm-pvm, if signals have cut into the guest before.
+    if cpu.sregs.cs.selector != selector & !3 {
+        (cpu.sregs.cs, cpu.sregs.ss) = flat_segments(selector);
+    }
     true
 }
 

@@ -113,7 +113,7 @@ mod tests {
     use super::super::testing::{KERNEL_DATA, Machine, assemble};
     use super::*;
 
-    assemble! { xgetbv: "xgetbv" }
+    assemble! { xgetbv_of_xcr0: "xgetbv" }
     assemble! { xsetbv: "xsetbv" }
     assemble! { clts: "clts" }
     assemble! { invpcid: "invpcid rax, [rbx]" }
@@ -127,14 +127,17 @@ mod tests {
     #[test]
     fn xgetbv_tells_xcr0_and_what_is_in_use() {
         let mut machine = Machine::new();
-        machine.run(xgetbv()).unwrap();
+        machine.run(xgetbv_of_xcr0()).unwrap();
         assert_eq!((machine.regs.rax, machine.regs.rdx), (7, 0));
         machine.regs.rcx = 1;
         machine.state.image.set_in_use(0b1010);
-        machine.run(xgetbv()).unwrap();
+        machine.run(xgetbv_of_xcr0()).unwrap();
         assert_eq!(machine.regs.rax, 2);
         machine.regs.rcx = 2;
-        assert_eq!(machine.fault(xgetbv()), Exception::general_protection());
+        assert_eq!(
+            machine.fault(xgetbv_of_xcr0()),
+            Exception::general_protection()
+        );
     }
 
     #[test]

@@ -142,7 +142,8 @@ impl Machine {
     }
 }
 
-/// Assembles code: `assemble! { name: "instruction", … }` gives `fn name() -> &'static [u8]`.
+/// Assembles code: `assemble! { name: "instruction", … }` gives `fn name() -> &'static [u8]`. Names are symbols, so no
+/// two in the crate may be the same.
 macro_rules! assemble {
     ($name:ident: $($line:literal),+ $(,)?) => {
         std::arch::global_asm!(
