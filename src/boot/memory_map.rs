@@ -14,8 +14,6 @@ pub enum MapKind {
     Ram = 1,
     /// Not to be touched or reused.
     Reserved = 2,
-    /// ACPI tables.
-    Acpi = 3,
 }
 
 /// One entry of the map.
@@ -31,8 +29,10 @@ pub struct MapEntry {
 
 /// The map of a machine with this RAM, sorted by address, without overlap.
 ///
-/// The PCI hole is absent, except for what must be marked: the ECAM window,
-/// which Linux uses only if it is reserved, and KVM's own pages.
+/// As few entries as the machine allows: Linux goes through all of them for
+/// each hole in its page tables, which takes most of a second where its code
+/// is interpreted. What is not listed is not RAM, so the PCI hole is absent;
+/// the ACPI tables lie in the reserved part of the first MiB, as on a PC.
 pub fn memory_map(ram: &GuestRam) -> Vec<MapEntry> {
     let mut map = Vec::new();
     let mut add = |start: u64, end: u64, kind| {
@@ -48,21 +48,10 @@ pub fn memory_map(ram: &GuestRam) -> Vec<MapEntry> {
     add(0, low_end.min(layout::EBDA_START), MapKind::Ram);
     add(
         layout::EBDA_START,
-        layout::ISA_HOLE_START,
+        layout::HIGH_RAM_START,
         MapKind::Reserved,
     );
-    add(layout::ACPI_START, layout::ACPI_END, MapKind::Acpi);
     add(layout::HIGH_RAM_START, low_end, MapKind::Ram);
-    add(
-        layout::ECAM_START,
-        layout::ECAM_START.saturating_add(ECAM_SIZE),
-        MapKind::Reserved,
-    );
-    add(
-        layout::KVM_IDENTITY_MAP_ADDR,
-        layout::KVM_TSS_ADDR.saturating_add(KVM_TSS_SIZE),
-        MapKind::Reserved,
-    );
     for (range, _) in ram.regions() {
         if range.start >= layout::PCI_HOLE_END {
             add(
@@ -74,11 +63,6 @@ pub fn memory_map(ram: &GuestRam) -> Vec<MapEntry> {
     }
     map
 }
-
-/// ECAM of 256 buses: 1 MiB each.
-const ECAM_SIZE: u64 = 256 << 20;
-/// KVM's TSS takes three pages.
-const KVM_TSS_SIZE: u64 = 3 << 12;
 
 /// End of the RAM below the PCI hole (exclusive).
 pub(super) fn low_ram_end(ram: &GuestRam) -> u64 {
@@ -138,17 +122,17 @@ mod tests {
     }
 
     #[test]
-    fn acpi_tables_and_ecam_are_not_usable() {
+    fn acpi_tables_are_not_usable_and_the_pci_hole_is_nothing() {
         let map = memory_map(&GuestRam::new(256 << 20).unwrap());
         let kind_at = |addr: u64| {
             map.iter()
                 .find(|entry| (entry.start..entry.start + entry.len).contains(&addr))
                 .map(|entry| entry.kind)
         };
-        assert_eq!(kind_at(layout::ACPI_START), Some(MapKind::Acpi));
+        assert_eq!(kind_at(layout::ACPI_START), Some(MapKind::Reserved));
+        assert_eq!(kind_at(layout::ACPI_END - 1), Some(MapKind::Reserved));
         assert_eq!(kind_at(layout::EBDA_START), Some(MapKind::Reserved));
-        assert_eq!(kind_at(layout::ECAM_START), Some(MapKind::Reserved));
         assert_eq!(kind_at(layout::MMIO32_START), None);
-        assert_eq!(kind_at(layout::KVM_TSS_ADDR), Some(MapKind::Reserved));
+        assert_eq!(kind_at(layout::KVM_TSS_ADDR), None);
     }
 }
