@@ -28,6 +28,7 @@
 //! | [`terminal`]   | raw mode that is always undone; the escape key             |
 //! | [`host`]       | what this host offers: KVM and its kind                    |
 //! | [`guest`]      | the default guest, built on demand                         |
+//! | [`one_line`]   | errors as people are told them                             |
 //!
 //! Nothing knows what is above it: devices and boot know no command line, a
 //! device knows no vCPU. A value is checked where it enters and is a good type
@@ -42,6 +43,7 @@ pub mod guest;
 pub mod host;
 pub mod interrupts;
 pub mod memory;
+pub mod one_line;
 pub mod terminal;
 pub mod vcpu;
 pub mod vm;

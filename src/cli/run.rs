@@ -14,6 +14,7 @@ use crate::config::{
     self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, Irqchip, SerialConfig,
     UnpackInitrd, VmConfig,
 };
+use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
 use crate::vm::{self, Report};
 
@@ -131,11 +132,11 @@ fn prepare(args: RunArgs) -> Result<VmConfig, ExitReason> {
         .into_config()
         .validated()
         .map_err(|error| ExitReason::Usage {
-            message: say::one_line(&error),
+            message: one_line(&error),
         })?;
     if default_guest {
         default_guest::choose(&mut config).map_err(|error| ExitReason::HostError {
-            message: say::one_line(&error),
+            message: one_line(&error),
         })?;
     }
     Ok(config)

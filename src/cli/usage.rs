@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use super::say;
+use crate::one_line::one_line;
 use crate::vm::Report;
 use crate::vm::exit::ExitReason;
 
@@ -24,7 +24,7 @@ pub(super) fn report(error: &clap::Error, args: &[OsString], started: Instant) -
 fn squeeze(error: &clap::Error, args: &[OsString]) -> String {
     let what = match (error.kind(), error.source()) {
         // Our own parsers say all that is to be said.
-        (ErrorKind::ValueValidation, Some(cause)) => return say::one_line(cause),
+        (ErrorKind::ValueValidation, Some(cause)) => return one_line(cause),
         (ErrorKind::MissingSubcommand, _)
         | (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, _) => {
             return "a command is missing; try 'mayfly run' or 'mayfly --help'".to_owned();

@@ -20,7 +20,7 @@ use super::kick::KickSlot;
 use super::report;
 use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
-use crate::vm::error::one_line;
+use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
 use crate::vm::lifecycle::Lifecycle;
 

@@ -11,6 +11,7 @@ use crate::devices::bus::BusError;
 use crate::host::HostError;
 use crate::interrupts::InterruptError;
 use crate::memory::MemoryError;
+use crate::one_line::one_line;
 use crate::vcpu::cpuid::CpuidError;
 use crate::vcpu::msr::MsrError;
 use crate::vm::control::ControlError;
@@ -116,20 +117,4 @@ impl BuildError {
             _ => ExitReason::HostError { message },
         }
     }
-}
-
-/// The error and its sources, as one line.
-pub fn one_line(error: &dyn std::error::Error) -> String {
-    let mut line = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let text = cause.to_string();
-        // Some errors repeat their source in their own text.
-        if !line.ends_with(&text) {
-            line.push_str(": ");
-            line.push_str(&text);
-        }
-        source = cause.source();
-    }
-    line
 }
