@@ -27,6 +27,9 @@ use crate::vm::lifecycle::Lifecycle;
 /// What KVM_EXIT_HYPERCALL answers for a call nobody serves (`KVM_ENOSYS`).
 const KVM_ENOSYS: u64 = 1000;
 
+/// What is told of a VM one of whose vCPU threads has panicked.
+pub const FAILURE: &str = "a vCPU thread of Mayfly has failed; this is a bug";
+
 /// What all vCPUs of a VM share.
 pub struct Machine {
     /// Port space.
@@ -59,7 +62,25 @@ pub struct VcpuOutcome {
 /// Whether to enter the guest again.
 enum Next {
     Enter,
+    /// A signal or `immediate_exit`: no access is half done.
+    Interrupted,
     End(ExitReason),
+}
+
+/// Says that a vCPU's thread has left, however it does: whoever waits for it at
+/// the gate, or for the end of the VM, would wait for ever.
+struct Departure(Arc<Machine>);
+
+impl Drop for Departure {
+    fn drop(&mut self) {
+        let lifecycle = &self.0.lifecycle;
+        if std::thread::panicking() {
+            lifecycle.end(ExitReason::HostError {
+                message: FAILURE.to_owned(),
+            });
+        }
+        lifecycle.gate().leave();
+    }
 }
 
 impl Vcpu {
@@ -77,29 +98,30 @@ impl Vcpu {
 
     /// Runs guest code until the VM ends.
     pub fn run(mut self) -> VcpuOutcome {
+        let departure = Departure(self.machine.clone());
         let slot = KickSlot::enter(&mut self.fd);
-        self.run_until_stopped();
+        let reason = self.run_until_stopped();
         drop(slot);
-        self.machine.lifecycle.gate().leave();
+        if let Some(reason) = reason {
+            self.machine.lifecycle.end(reason);
+        }
+        drop(departure);
         VcpuOutcome {
             counts: self.counts,
             emulator: self.emulator,
         }
     }
 
-    fn run_until_stopped(&mut self) {
+    /// Returns why the VM has to end, if it is this vCPU that found out.
+    fn run_until_stopped(&mut self) -> Option<ExitReason> {
         loop {
-            match self.machine.lifecycle.gate().state() {
-                GateState::Running => {}
-                GateState::Paused => {
-                    self.pause();
-                    continue;
-                }
-                GateState::Stopped => return,
-            }
-            if let Next::End(reason) = self.enter_guest() {
-                self.machine.lifecycle.end(reason);
-                return;
+            let next = match self.machine.lifecycle.gate().state() {
+                GateState::Running => self.enter_guest(),
+                GateState::Paused => self.pause(),
+                GateState::Stopped => return None,
+            };
+            if let Next::End(reason) = next {
+                return Some(reason);
             }
         }
     }
@@ -107,13 +129,21 @@ impl Vcpu {
     /// Finishes what the last exit left half done, then stands at the gate.
     ///
     /// KVM completes a port or MMIO access only on the next entry; with
-    /// `immediate_exit` it does so without running guest code.
-    fn pause(&mut self) {
-        self.fd.set_kvm_immediate_exit(1);
-        // Nothing but EINTR can come of it: the guest is not entered.
-        let _ = self.fd.run().map(drop);
-        self.fd.set_kvm_immediate_exit(0);
+    /// `immediate_exit` it does so without running guest code. An instruction
+    /// with several accesses (`rep movsb` from a device, a wide vector) exits
+    /// again at the next of them, which must be served as well; KVM breaks off
+    /// a string instruction after 1024 at the latest.
+    fn pause(&mut self) -> Next {
+        loop {
+            self.fd.set_kvm_immediate_exit(1);
+            match self.enter_guest() {
+                Next::Enter => {}
+                Next::Interrupted => break,
+                Next::End(reason) => return Next::End(reason),
+            }
+        }
         self.machine.lifecycle.gate().park();
+        Next::Enter
     }
 
     fn enter_guest(&mut self) -> Next {
@@ -225,7 +255,7 @@ impl Vcpu {
             None => Ok(()),
         };
         match settled {
-            Ok(()) => Next::Enter,
+            Ok(()) => Next::Interrupted,
             Err(error) => {
                 let what = one_line(&error);
                 self.fail(&what)
@@ -300,3 +330,7 @@ fn io_unit(run: *const kvm_run) -> usize {
     let size = unsafe { (*run).__bindgen_anon_1.io.size };
     usize::from(size.max(1))
 }
+
+#[cfg(test)]
+#[path = "thread_tests.rs"]
+mod tests;

@@ -16,7 +16,7 @@ use crate::devices::serial::Serial;
 use crate::memory::GuestRam;
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::kick;
-use crate::vcpu::thread::{Machine, VcpuOutcome};
+use crate::vcpu::thread::{self, Machine, VcpuOutcome};
 
 /// A VM whose vCPU threads have started.
 pub struct RunningVm {
@@ -135,7 +135,7 @@ impl RunningVm {
         };
         if outcomes.len() < vcpus {
             ended.reason = ExitReason::HostError {
-                message: "a vCPU thread of Mayfly has failed; this is a bug".to_owned(),
+                message: thread::FAILURE.to_owned(),
             };
         }
         for outcome in &outcomes {

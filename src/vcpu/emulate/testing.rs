@@ -143,11 +143,16 @@ impl Machine {
 }
 
 /// Assembles code: `assemble! { name: "instruction", … }` gives `fn name() -> &'static [u8]`. Names are symbols, so no
-/// two in the crate may be the same.
+/// two in the crate may be the same; global ones, since the function may be
+/// inlined into another object file than the one that holds the code.
 macro_rules! assemble {
     ($name:ident: $($line:literal),+ $(,)?) => {
         std::arch::global_asm!(
             ".pushsection .rodata",
+            concat!(".globl mayfly_test_", stringify!($name)),
+            concat!(".globl mayfly_test_", stringify!($name), "_end"),
+            concat!(".hidden mayfly_test_", stringify!($name)),
+            concat!(".hidden mayfly_test_", stringify!($name), "_end"),
             concat!("mayfly_test_", stringify!($name), ":"),
             $($line,)+
             concat!("mayfly_test_", stringify!($name), "_end:"),
