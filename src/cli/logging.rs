@@ -1,8 +1,12 @@
 //! What `-v` shows, on stderr.
 
-use std::io::Write;
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 
+use env_logger::Target;
 use log::{Level, LevelFilter};
+
+use super::say;
 
 /// Starts logging: warnings always, what Mayfly decides with one `-v`, details with two.
 pub(super) fn init(verbose: u8) {
@@ -14,6 +18,7 @@ pub(super) fn init(verbose: u8) {
     let started = env_logger::Builder::new()
         .filter_level(LevelFilter::Warn)
         .filter_module("mayfly", level)
+        .target(Target::Pipe(Box::new(Patient(io::stderr()))))
         .format(|out, record| {
             let prefix = match record.level() {
                 Level::Warn => "warning: ",
@@ -24,4 +29,35 @@ pub(super) fn init(verbose: u8) {
         .try_init();
     // Only a second logger is refused, and the first one does as well.
     drop(started);
+}
+
+/// Takes a line for a reader that may stall: vCPU threads log too, and one that
+/// waited for ever would keep the VM from pausing and from ending.
+struct Patient<T>(T);
+
+impl<T: AsFd> Write for Patient<T> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        say::say(&self.0, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn a_reader_that_stalls_is_not_waited_for() {
+        let (_reader, writer) = rustix::pipe::pipe().unwrap();
+        let started = Instant::now();
+        // A pipe holds 64 KiB.
+        let line = [b'x'; 1 << 17];
+        assert_eq!(Patient(&writer).write(&line).unwrap(), line.len());
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
 }

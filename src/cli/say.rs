@@ -1,4 +1,4 @@
-//! The program's last words, to readers that may have stopped reading.
+//! What the program says, to readers that may have stopped reading.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,15 +14,15 @@ const PATIENCE: Patience = Patience {
 
 /// Writes `text` to stdout.
 pub(super) fn on_stdout(text: &str) {
-    say(io::stdout(), text);
+    say(io::stdout(), text.as_bytes());
 }
 
 /// Writes `text` to stderr.
 pub(super) fn on_stderr(text: &str) {
-    say(io::stderr(), text);
+    say(io::stderr(), text.as_bytes());
 }
 
 /// Where nobody listens there is nobody to tell that nobody listens.
-fn say(target: impl AsFd, text: &str) {
-    let _ = patient::write_all(target, text.as_bytes(), PATIENCE);
+pub(super) fn say(target: impl AsFd, text: &[u8]) {
+    let _ = patient::write_all(target, text, PATIENCE);
 }

@@ -19,7 +19,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::exit::ExitReason;
 use super::lifecycle::Lifecycle;
-use crate::console::Input;
+use crate::console::{Input, Patience, patient};
 use crate::devices::serial::Serial;
 use crate::terminal::{self, RawMode};
 
@@ -35,6 +35,11 @@ const SIGNALS: [libc::c_int; 6] = [
 ];
 /// How long a terminal that belongs to somebody else is left alone.
 const BACKGROUND_NAP: Duration = Duration::from_millis(250);
+/// The main thread has better things to wait for than a reader of the help.
+const HELP_PATIENCE: Patience = Patience {
+    stall: Duration::from_millis(100),
+    total: Duration::from_millis(100),
+};
 
 /// Why the events of a VM could not be set up.
 #[derive(Debug, Error)]
@@ -208,7 +213,7 @@ impl Typing {
             }
             if received.help {
                 // Whoever cannot be told keeps his terminal as it is.
-                let _ = rustix::io::write(rustix::stdio::stderr(), terminal::HELP.as_bytes());
+                let _ = patient::write_all(io::stderr(), terminal::HELP.as_bytes(), HELP_PATIENCE);
             }
             if received.in_background {
                 self.nap(ops);
@@ -300,7 +305,9 @@ impl MutEventSubscriber for Control {
         match Source::of(events) {
             // Whoever waits for it looks at the lifecycle.
             Some(Source::Ended) | None => {}
-            Some(Source::Timeout) => self.lifecycle.end(ExitReason::Timeout),
+            Some(Source::Timeout) => {
+                self.lifecycle.end(ExitReason::Timeout);
+            }
             Some(Source::Signal) => self.signal(),
             Some(Source::Input) => self.type_in(ops, true),
             Some(Source::FifoRoom) => {

@@ -9,7 +9,7 @@
 //! [`EventSink`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::Instant;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -50,6 +50,8 @@ pub struct Lifecycle {
     pub first_instruction: Moment,
     /// When the guest wrote the boot timer.
     pub userspace: Moment,
+    /// The guest has reported a panic after which it runs on.
+    crash_loaded: Once,
 }
 
 impl Lifecycle {
@@ -65,6 +67,7 @@ impl Lifecycle {
             ended: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             first_instruction: Moment::default(),
             userspace: Moment::default(),
+            crash_loaded: Once::new(),
         })
     }
 
@@ -83,16 +86,19 @@ impl Lifecycle {
         &self.ended
     }
 
-    /// Ends the VM. The first reason stays; later ones are dropped.
-    pub fn end(&self, reason: ExitReason) {
+    /// Ends the VM. The first reason stays, later ones are dropped; false says
+    /// that there was one before.
+    pub fn end(&self, reason: ExitReason) -> bool {
         let mut slot = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_none() {
+        let is_first = slot.is_none();
+        if is_first {
             *slot = Some(reason);
         }
         drop(slot);
         self.gate.stop();
         // An eventfd write of 1 fails only if the counter is full, and then it is readable.
         let _ = self.ended.write(1);
+        is_first
     }
 
     /// Why the VM ended, once it has.
@@ -105,19 +111,25 @@ impl Lifecycle {
 }
 
 impl EventSink for Lifecycle {
+    /// Warns once of each thing, however often the guest repeats it: a warning
+    /// is written on the vCPU's thread.
     fn guest_event(&self, event: GuestEvent) {
-        match event {
-            GuestEvent::Reset => self.end(ExitReason::Reset),
-            GuestEvent::PowerOff => self.end(ExitReason::PowerOff),
-            GuestEvent::Panicked => self.end(ExitReason::KernelPanic),
-            GuestEvent::CrashLoaded => log::warn!("the guest kernel has panicked"),
-            GuestEvent::UserspaceReached => self.userspace.reached(self.started),
-            GuestEvent::Status(value) => {
-                if value > u32::from(GUEST_STATUS_MAX) {
-                    log::warn!("guest status {value} is passed on as {GUEST_STATUS_MAX}");
-                }
-                self.end(ExitReason::from_guest_status(value));
+        let reason = match event {
+            GuestEvent::Reset => ExitReason::Reset,
+            GuestEvent::PowerOff => ExitReason::PowerOff,
+            GuestEvent::Panicked => ExitReason::KernelPanic,
+            GuestEvent::Status(value) => ExitReason::from_guest_status(value),
+            GuestEvent::CrashLoaded => {
+                return self
+                    .crash_loaded
+                    .call_once(|| log::warn!("the guest kernel has panicked"));
             }
+            GuestEvent::UserspaceReached => return self.userspace.reached(self.started),
+        };
+        if let (true, GuestEvent::Status(value)) = (self.end(reason), event)
+            && value > u32::from(GUEST_STATUS_MAX)
+        {
+            log::warn!("guest status {value} is passed on as {GUEST_STATUS_MAX}");
         }
     }
 }
@@ -135,11 +147,12 @@ mod tests {
     fn the_first_reason_counts() {
         let vm = lifecycle();
         assert_eq!(vm.reason(), None);
-        vm.guest_event(GuestEvent::Status(3));
+        assert!(vm.end(ExitReason::GuestStatus { status: 3 }));
+        assert!(!vm.end(ExitReason::Timeout));
         vm.guest_event(GuestEvent::Reset);
         assert_eq!(vm.reason(), Some(ExitReason::GuestStatus { status: 3 }));
         assert_eq!(vm.gate().state(), GateState::Stopped);
-        assert_eq!(vm.ended().read().unwrap(), 2);
+        assert_eq!(vm.ended().read().unwrap(), 3);
     }
 
     #[test]

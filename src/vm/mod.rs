@@ -10,11 +10,13 @@ pub mod lifecycle;
 pub mod report;
 pub mod running;
 
+use std::io;
 use std::time::Instant;
 
 use event_manager::{EventManager, SubscriberOps};
 
 use crate::config::VmConfig;
+use crate::console::{Patience, patient};
 use builder::Inputs;
 use control::{Control, Signals};
 use error::BuildError;
@@ -36,7 +38,9 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
     let inputs = Inputs::open(config)?;
     if let Some(path) = inputs.pty_path() {
         // The one line a user of `--serial pty` waits for, whatever the log level.
-        eprintln!("mayfly: serial port is {}", path.display());
+        let line = format!("mayfly: serial port is {}\n", path.display());
+        // Who does not listen (and `eprintln` would panic then) does not want to know.
+        let _ = patient::write_all(io::stderr(), line.as_bytes(), Patience::default());
     }
     let mut built = builder::build(config, inputs, started)?;
     let lifecycle = built.machine.lifecycle.clone();
