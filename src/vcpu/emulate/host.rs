@@ -96,14 +96,15 @@ pub(super) fn compare_exchange_u128(
 unsafe fn lock_cmpxchg16b(pointer: *mut u8, old: u128, new: u128) -> u128 {
     let (mut low, mut high) = (old as u64, (old >> 64) as u64);
     // SAFETY: by the caller's promise. RBX is the compiler's own, so it is
-    // exchanged for the operand's low half and put back.
+    // exchanged for the operand's low half and put back; `reg` may still choose
+    // it, which is no harm for that half but would be for the pointer.
     unsafe {
         std::arch::asm!(
             "xchg rbx, {new_low}",
-            "lock cmpxchg16b [{pointer}]",
+            "lock cmpxchg16b [rdi]",
             "mov rbx, {new_low}",
             new_low = inout(reg) new as u64 => _,
-            pointer = in(reg) pointer,
+            in("rdi") pointer,
             inout("rax") low,
             inout("rdx") high,
             in("rcx") (new >> 64) as u64,
