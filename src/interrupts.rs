@@ -8,7 +8,7 @@
 //!   KVM_CREATE_IRQCHIP (docs/decisions.md has the measurement).
 //! * **kernel**: KVM has PIC, IOAPIC and PIT too, for kernels that want them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_IRQ_ROUTING_MSI, KVM_PIT_SPEAKER_DUMMY,
@@ -19,7 +19,7 @@ use kvm_ioctls::VmFd;
 use thiserror::Error;
 
 use crate::devices::IrqLine;
-use crate::devices::ioapic::{Ioapic, IoapicState, Msi, MsiSink};
+use crate::devices::ioapic::{Ioapic, IoapicLine, IoapicState, Msi, MsiSink};
 use crate::memory::layout::IOAPIC_PINS;
 
 /// APIC ids that fit the 8-bit destination of xAPIC; 0xff is the broadcast.
@@ -98,10 +98,7 @@ impl Interrupts {
     /// The line of input `gsi`, for a device.
     pub fn line(&self, gsi: u32) -> Arc<dyn IrqLine> {
         match &self.ioapic {
-            Some(ioapic) => Arc::new(IoapicLine {
-                ioapic: ioapic.clone(),
-                pin: gsi,
-            }),
+            Some(ioapic) => Arc::new(IoapicLine::new(ioapic.clone(), gsi)),
             None => Arc::new(KvmLine {
                 vm: self.vm.clone(),
                 gsi,
@@ -112,13 +109,10 @@ impl Interrupts {
     /// A vCPU has ended the level-triggered interrupt `vector` (KVM_EXIT_IOAPIC_EOI).
     pub fn end_of_interrupt(&self, vector: u8) {
         if let Some(ioapic) = &self.ioapic {
-            lock(ioapic).eoi(vector);
+            let mut ioapic = ioapic.lock().unwrap_or_else(PoisonError::into_inner);
+            ioapic.eoi(vector);
         }
     }
-}
-
-fn lock(ioapic: &Mutex<Ioapic>) -> MutexGuard<'_, Ioapic> {
-    ioapic.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn enable_cap(vm: &VmFd, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {
@@ -127,18 +121,6 @@ fn enable_cap(vm: &VmFd, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Erro
         args: [argument, 0, 0, 0],
         ..Default::default()
     })
-}
-
-/// A line into Mayfly's IOAPIC.
-struct IoapicLine {
-    ioapic: Arc<Mutex<Ioapic>>,
-    pin: u32,
-}
-
-impl IrqLine for IoapicLine {
-    fn pulse(&self) {
-        lock(&self.ioapic).pulse(self.pin);
-    }
 }
 
 /// A line into KVM's interrupt controllers.
