@@ -123,15 +123,18 @@ impl Capability {
 /// [`HostError`], which says what to do.
 pub fn open_kvm() -> Result<Kvm, HostError> {
     let kvm = open_device(Path::new(DEVICE))?;
-    match NEEDED
-        .iter()
-        .find(|capability| !capability.is_offered(&kvm))
-    {
+    require(|capability| capability.is_offered(&kvm))?;
+    Ok(kvm)
+}
+
+/// Names the first capability that is needed and not offered.
+fn require(is_offered: impl Fn(&Capability) -> bool) -> Result<(), HostError> {
+    match NEEDED.iter().find(|capability| !is_offered(capability)) {
         Some(missing) => Err(HostError::Capability {
             name: missing.name,
             purpose: missing.purpose,
         }),
-        None => Ok(kvm),
+        None => Ok(()),
     }
 }
 
@@ -225,6 +228,21 @@ mod tests {
         assert!(matches!(absent, HostError::Absent));
         let null = open_device(Path::new("/dev/null")).unwrap_err();
         assert!(matches!(null, HostError::NotKvm), "{null:?}");
+    }
+
+    #[test]
+    fn a_kvm_without_a_needed_capability_is_refused() {
+        for lacking in NEEDED {
+            let error = require(|capability| capability.name != lacking.name).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "KVM on this host lacks {} ({}); use Linux 5.10 or newer",
+                    lacking.name, lacking.purpose
+                )
+            );
+        }
+        assert!(require(|_| true).is_ok());
     }
 
     #[test]
