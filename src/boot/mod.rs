@@ -121,6 +121,10 @@ pub fn load(
     let initrd = initrd
         .map(|initrd| initrd.place(ram, &range, initrd_limits))
         .transpose()?;
+    log::info!(
+        "{}",
+        what_is_loaded(kernel, options.protocol, initrd.as_ref())
+    );
     let places = Places {
         initrd,
         rsdp: options.rsdp,
@@ -139,6 +143,22 @@ pub fn load(
             Ok(Entry::Pvh { rip, rbx })
         }
     }
+}
+
+/// What `-v` tells of the kernel that is about to be entered.
+fn what_is_loaded(kernel: &Kernel, protocol: BootProtocol, initrd: Option<&Range<u64>>) -> String {
+    let release = kernel.release().map_or(String::new(), |r| format!(" {r}"));
+    let protocol = match protocol {
+        BootProtocol::Auto | BootProtocol::Linux64 => "the 64-bit Linux protocol",
+        BootProtocol::Pvh => "PVH",
+    };
+    let initrd = initrd.map_or(String::new(), |range| {
+        format!(", initrd at {:#x}..{:#x}", range.start, range.end)
+    });
+    format!(
+        "kernel{release}: {}, entered through {protocol}{initrd}",
+        kernel.form()
+    )
 }
 
 fn memory_error(what: &'static str, source: MemoryError) -> BootError {
@@ -215,6 +235,18 @@ mod tests {
         let start_info = page(&ram, 0x6000);
         assert_eq!(u32_at(&start_info, 0), Some(0x336e_c578));
         assert_eq!(u64_at(&start_info, 0x38), Some((64 << 20) - 0x2000));
+    }
+
+    #[test]
+    fn verbose_output_says_how_the_kernel_is_entered() {
+        let elf = testing::elf(&[0x90; 0x1000]);
+        let (_dir, path) = testing::file(&testing::bzimage(&testing::zstd(&elf), elf.len()));
+        let kernel = Kernel::open(&path, &PayloadCache::none()).unwrap();
+        assert_eq!(
+            what_is_loaded(&kernel, BootProtocol::Pvh, Some(&(0x1000..0x2000))),
+            "kernel 6.12.0-test: zstd kernel, unpacked now, entered through PVH, \
+             initrd at 0x1000..0x2000"
+        );
     }
 
     #[test]
