@@ -209,11 +209,6 @@ impl VcpuHook {
         &self.shared
     }
 
-    /// The MSRs are to be read anew: someone else may have written them.
-    pub fn forget_msrs(&mut self) {
-        self.msrs = None;
-    }
-
     /// The MSRs, from the vCPU the first time.
     pub fn msrs(&mut self, state: &mut dyn VcpuState) -> Result<&mut SyscallMsrs, EmulateError> {
         let msrs = match self.msrs {

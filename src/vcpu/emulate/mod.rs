@@ -232,13 +232,6 @@ impl Emulator {
         registers::withdraw_user_fault(vcpu).map(drop)
     }
 
-    /// The vCPU's state was replaced (restored): nothing that was learnt of it holds.
-    pub fn forget(&mut self) {
-        if let Some(hook) = &mut self.hook {
-            hook.forget_msrs();
-        }
-    }
-
     /// What has been done so far.
     pub fn counts(&self) -> EmulatorCounts {
         let by_mnemonic = Mnemonic::values()
