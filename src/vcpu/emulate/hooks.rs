@@ -89,7 +89,7 @@ impl SharedHooks {
     }
 
     /// One more vCPU's handler begins at `gpa`.
-    fn acquire(&self, gpa: u64) {
+    pub(super) fn acquire(&self, gpa: u64) {
         let mut sites = self.lock();
         let at = match sites.iter().position(|site| site.gpa == gpa) {
             Some(at) => at,
@@ -109,7 +109,7 @@ impl SharedHooks {
     }
 
     /// One vCPU's handler is no longer at `gpa`.
-    fn release(&self, gpa: u64) {
+    pub(super) fn release(&self, gpa: u64) {
         let mut sites = self.lock();
         for site in sites.iter_mut().filter(|site| site.gpa == gpa) {
             site.vcpus = site.vcpus.saturating_sub(1);
@@ -128,12 +128,18 @@ impl SharedHooks {
         }
     }
 
-    /// What the guest has at `gpa`, if our byte stands there.
-    fn displaced(&self, gpa: u64) -> Option<u8> {
-        self.lock()
-            .iter()
-            .find(|site| site.gpa == gpa)
-            .and_then(|site| site.displaced)
+    /// The byte that ours at `gpa` has displaced, or none if the breakpoint there
+    /// is the guest's own. One look at both: they change together, under the lock.
+    ///
+    /// # Errors
+    /// [`Stop::Retry`] if there is no breakpoint (any more).
+    pub(super) fn displaced(&self, ram: &GuestRam, gpa: u64) -> Result<Option<u8>, Stop> {
+        let sites = self.lock();
+        if host::load_u8(ram, gpa) != Some(BREAKPOINT) {
+            return Err(Stop::Retry);
+        }
+        let site = sites.iter().find(|site| site.gpa == gpa);
+        Ok(site.and_then(|site| site.displaced))
     }
 
     fn plant(&self, site: &mut Site) {
@@ -255,11 +261,7 @@ impl VcpuHook {
     /// INT3 at CPL 0 was handed back: whose is it, and what is to be done?
     pub fn on_breakpoint(&mut self, cpu: &mut Cpu<'_>) -> Result<Breakpoint, Stop> {
         let gpa = cpu.translate(cpu.regs.rip, Kind::Fetch)?;
-        if host::load_u8(cpu.ram, gpa) != Some(BREAKPOINT) {
-            // Removed or written over since KVM fetched it.
-            return Err(Stop::Retry);
-        }
-        let Some(displaced) = self.shared.displaced(gpa) else {
+        let Some(displaced) = self.shared.displaced(cpu.ram, gpa)? else {
             return Ok(Breakpoint::Guests);
         };
         let msrs = *self.msrs(cpu.state)?;

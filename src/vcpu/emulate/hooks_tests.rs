@@ -184,3 +184,32 @@ fn tables_that_lead_nowhere_plant_nothing() {
         assert_eq!(hooked.hooks.planted(), 0, "{base:#x} {handler:#x}");
     }
 }
+
+/// A vCPU that meets the breakpoint while another takes it away must not take
+/// it for the guest's own.
+#[test]
+fn a_breakpoint_that_goes_away_is_never_the_guests() {
+    let hooked = Hooked::new();
+    let (hooks, ram) = (hooked.hooks.clone(), hooked.machine.ram.clone());
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                hooks.acquire(HANDLER);
+                hooks.release(HANDLER);
+            }
+        });
+        let mut met = 0;
+        let outcome = (0..2_000_000).try_for_each(|_| match hooks.displaced(&ram, HANDLER) {
+            Ok(Some(FIRST)) => {
+                met += 1;
+                Ok(())
+            }
+            Err(Stop::Retry) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(outcome, Ok(()));
+        assert!(met > 0);
+    });
+}
