@@ -4,6 +4,7 @@ use kvm_bindings::kvm_vcpu_events;
 
 /// `IA32_EFER`, `CR0` and other bits live where they are used; vectors live here (SDM vol. 3 §6.3.1).
 pub(super) mod vector {
+    pub const NMI: u8 = 2;
     pub const BREAKPOINT: u8 = 3;
     pub const INVALID_OPCODE: u8 = 6;
     pub const DEVICE_NOT_AVAILABLE: u8 = 7;
@@ -86,6 +87,12 @@ impl Exception {
     /// CR2 is not part of the events; the caller writes it.
     pub fn queue(&self, events: &mut kvm_vcpu_events) {
         events.flags = 0;
+        if self.vector == vector::NMI {
+            // KVM takes no exception of this number. That further NMIs wait for
+            // the handler's IRET is more than INT 2 does; none come from elsewhere.
+            events.nmi.injected = 1;
+            return;
+        }
         if self.vector > LAST_EXCEPTION {
             events.interrupt.injected = 1;
             events.interrupt.nr = self.vector;

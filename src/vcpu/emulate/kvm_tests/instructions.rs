@@ -186,3 +186,10 @@ fn smap_keeps_the_kernel_out_of_user_pages() {
     let mut guest = Guest::new(user_probe());
     assert_eq!(guest.run(), End::Fault(14, 0x30_0000));
 }
+
+guest! { software_nmi: "int 2", "hlt" }
+
+#[test]
+fn int_2_reaches_the_handler_of_nmis() {
+    assert_eq!(Guest::new(software_nmi()).run(), End::Fault(2, 0));
+}
