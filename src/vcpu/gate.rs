@@ -77,8 +77,9 @@ impl Gate {
     }
 
     /// Asks all vCPUs to the gate and waits until they are there. `kick` makes
-    /// them leave guest mode; it runs after the request can be seen.
-    pub fn pause(&self, kick: impl FnOnce()) {
+    /// them leave guest mode; it runs after the request can be seen. False if
+    /// the VM ends instead: some may then still be in guest mode.
+    pub fn pause(&self, kick: impl FnOnce()) -> bool {
         self.set(GateState::Paused);
         kick();
         let mut threads = self.lock();
@@ -88,6 +89,7 @@ impl Gate {
                 .wait(threads)
                 .unwrap_or_else(PoisonError::into_inner);
         }
+        self.state() == GateState::Paused
     }
 
     /// Lets paused vCPUs run again.
@@ -154,7 +156,7 @@ mod tests {
         let count = Arc::new(AtomicU64::new(0));
         let threads = [0, 1].map(|_| worker(gate.clone(), count.clone()));
         for _ in 0..1000 {
-            gate.pause(|| ());
+            assert!(gate.pause(|| ()));
             let before = count.load(Ordering::Relaxed);
             std::thread::yield_now();
             assert_eq!(count.load(Ordering::Relaxed), before);
@@ -179,7 +181,7 @@ mod tests {
         let gate = Gate::new(0);
         gate.stop();
         gate.resume();
-        gate.pause(|| ());
+        assert!(!gate.pause(|| ()));
         assert_eq!(gate.state(), GateState::Stopped);
     }
 }

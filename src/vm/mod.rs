@@ -55,9 +55,10 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
     let mut events = event_loop(control)?;
     let vm = RunningVm::start(built)?;
     while lifecycle.reason().is_none() {
-        events
-            .run()
-            .map_err(|error| BuildError::EventLoop(format!("{error:?}")))?;
+        if let Err(error) = events.run() {
+            // The guest has run: its end is told like any other, output and all.
+            lifecycle.end(BuildError::EventLoop(format!("{error:?}")).reason());
+        }
     }
     let ended = vm.finish();
     Ok(Report {

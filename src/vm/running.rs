@@ -86,12 +86,13 @@ impl RunningVm {
     }
 
     /// Stops all vCPUs at their gate, with no access half done and nothing
-    /// planted in the guest.
-    pub fn pause(&self) {
-        self.machine.lifecycle.gate().pause(|| self.kick());
-        if let Some(hooks) = &self.hooks {
+    /// planted in the guest. False, with nothing undone, if the VM has ended.
+    pub fn pause(&self) -> bool {
+        let paused = self.machine.lifecycle.gate().pause(|| self.kick());
+        if let (true, Some(hooks)) = (paused, &self.hooks) {
             hooks.unplant();
         }
+        paused
     }
 
     /// Lets paused vCPUs go on.
