@@ -28,6 +28,7 @@
 //! | [`terminal`]   | raw mode that is always undone; the escape key             |
 //! | [`host`]       | what this host offers: KVM and its kind                    |
 //! | [`guest`]      | the default guest, built on demand                         |
+//! | [`user_cache`] | where guests and unpacked kernels are kept                 |
 //! | [`one_line`]   | errors as people are told them                             |
 //!
 //! Nothing knows what is above it: devices and boot know no command line, a
@@ -45,5 +46,6 @@ pub mod interrupts;
 pub mod memory;
 pub mod one_line;
 pub mod terminal;
+pub mod user_cache;
 pub mod vcpu;
 pub mod vm;

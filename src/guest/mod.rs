@@ -7,9 +7,10 @@
 mod build;
 mod recipe;
 
-use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crate::user_cache;
 
 /// Which kernel of the tiny guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +92,7 @@ pub fn ensure(
     variant: Variant,
     progress: &mut dyn FnMut(u8, &str),
 ) -> Result<GuestImage, GuestError> {
-    let cache = cache_folder(|name| std::env::var_os(name)).ok_or(GuestError::NoCache)?;
+    let cache = user_cache::folder().ok_or(GuestError::NoCache)?;
     ensure_in(&cache, variant, progress)
 }
 
@@ -108,18 +109,6 @@ fn ensure_in(
         build::run(&script, cache, variant, progress)?;
     }
     image_in(&folder)
-}
-
-/// The cache's place, from the environment: the script's own rule.
-fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Option<PathBuf> {
-    let folder = |name| {
-        variable(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    folder("MAYFLY_CACHE")
-        .or_else(|| folder("XDG_CACHE_HOME").map(|cache| cache.join("mayfly")))
-        .or_else(|| folder("HOME").map(|home| home.join(".cache/mayfly")))
 }
 
 fn image_in(folder: &Path) -> Result<GuestImage, GuestError> {
@@ -198,25 +187,5 @@ mod tests {
             &mut |percent, text| unreachable!("a build began: {percent} {text}"),
         );
         assert_eq!(found.unwrap(), folder);
-    }
-
-    #[test]
-    fn the_cache_is_where_the_environment_says() {
-        let all = [
-            ("MAYFLY_CACHE", "/a"),
-            ("XDG_CACHE_HOME", "/b"),
-            ("HOME", "/c"),
-        ];
-        let expected = ["/a", "/b/mayfly", "/c/.cache/mayfly"];
-        for (first, place) in expected.iter().enumerate() {
-            let set = &all[first..];
-            let found = cache_folder(|name| {
-                set.iter()
-                    .find(|(key, _)| *key == name)
-                    .map(|(_, value)| OsString::from(value))
-            });
-            assert_eq!(found, Some(PathBuf::from(place)));
-        }
-        assert_eq!(cache_folder(|_| Some(OsString::new())), None);
     }
 }

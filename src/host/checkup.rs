@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::backend::Backend;
 use super::facilities;
 use super::kvm::{self, Capability, HostError};
+use crate::one_line::one_line;
 
 /// How a finding is to be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -108,10 +109,7 @@ pub fn checkup() -> Checkup {
 
 /// The error's own sentence: what is wrong, then what to do.
 fn kvm_missing(error: &HostError) -> Finding {
-    let line = match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
+    let line = one_line(error);
     match line.split_once("; ") {
         Some((what, advice)) => Finding::fatal(kvm::DEVICE, what, advice),
         None => Finding::fatal(kvm::DEVICE, line, "see the kernel log"),

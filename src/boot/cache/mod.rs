@@ -27,6 +27,7 @@ use log::debug;
 use self::entry::{Identity, Seal, hash_file, read_line, write_atomically};
 use super::error::BootError;
 use super::image::Image;
+use crate::user_cache;
 
 /// A file changed less than this before it was hashed may change again within
 /// one tick of the file system's clock, without a new identity.
@@ -48,15 +49,11 @@ pub struct PayloadCache {
 }
 
 impl PayloadCache {
-    /// The user's cache: `$MAYFLY_CACHE`, else `$XDG_CACHE_HOME/mayfly`, else
-    /// `~/.cache/mayfly`; without a home there is none.
+    /// The user's cache ([`user_cache`]); where there is no place for it there is none.
     pub fn from_env() -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let dir = variable("MAYFLY_CACHE")
-            .map(PathBuf::from)
-            .or_else(|| variable("XDG_CACHE_HOME").map(|dir| Path::new(&dir).join("mayfly")))
-            .or_else(|| variable("HOME").map(|dir| Path::new(&dir).join(".cache/mayfly")));
-        Self { dir }
+        Self {
+            dir: user_cache::folder(),
+        }
     }
 
     /// A cache in this directory, which need not exist yet.
