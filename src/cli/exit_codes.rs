@@ -19,7 +19,7 @@ fn rows() -> Vec<(ExitReason, &'static str)> {
         (ExitReason::Timeout, "--timeout ran out"),
         (
             ExitReason::UserQuit,
-            "the user ended the VM (Ctrl-a x, SIGINT, SIGTERM, SIGHUP)",
+            "the user ended the VM (Ctrl-a x, SIGINT, SIGTERM, SIGHUP, SIGQUIT)",
         ),
         (
             ExitReason::HostError { message: message() },

@@ -24,7 +24,7 @@ pub enum ExitReason {
     TripleFault,
     /// `--timeout` ran out.
     Timeout,
-    /// The user ended the VM (escape key, SIGINT, SIGTERM, SIGHUP).
+    /// The user ended the VM (escape key, SIGINT, SIGTERM, SIGHUP, SIGQUIT).
     UserQuit,
     /// The VMM or the host failed.
     HostError {
