@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::ioctl_fionread;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -58,7 +59,7 @@ pub fn drain(slave: impl AsFd, patience: Patience) {
     let mut left = u64::MAX;
     let mut stalled = Instant::now();
     loop {
-        match ioctl_fionread(&slave) {
+        match unread(&slave) {
             Ok(now) if now > 0 => {
                 if now < left {
                     left = now;
@@ -71,5 +72,44 @@ pub fn drain(slave: impl AsFd, patience: Patience) {
             return;
         }
         thread::sleep(LOOK);
+    }
+}
+
+/// Bytes that wait for the terminal's reader. What has just been written is on
+/// its way to them for a moment, and only poll makes the kernel see it through
+/// (Linux `n_tty_poll`).
+fn unread(slave: impl AsFd) -> io::Result<u64> {
+    let mut readable = [PollFd::new(&slave, PollFlags::IN)];
+    poll(&mut readable, Some(&Timespec::default()))?;
+    Ok(ioctl_fionread(&slave)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_read_is_waited_for_however_fresh_it_is() {
+        let patience = Patience {
+            stall: Duration::from_millis(2),
+            ..Patience::default()
+        };
+        for _ in 0..100 {
+            let pty = open().unwrap();
+            rustix::io::write(&pty.master, b"unread").unwrap();
+            let started = Instant::now();
+            drain(&pty.slave, patience);
+            assert!(started.elapsed() >= patience.stall);
+        }
+    }
+
+    #[test]
+    fn nothing_is_waited_for_when_all_is_read() {
+        let pty = open().unwrap();
+        rustix::io::write(&pty.master, b"read").unwrap();
+        rustix::io::read(&pty.slave, &mut [0; 4]).unwrap();
+        let started = Instant::now();
+        drain(&pty.slave, Patience::default());
+        assert!(started.elapsed() < Patience::default().stall);
     }
 }
