@@ -4,11 +4,11 @@ use super::ConfigError;
 use crate::memory::layout::{HIGH_RAM_START, ram_ranges};
 
 /// Size of a page in bytes: guest RAM is made of whole ones.
-pub const PAGE_SIZE: u64 = 4096;
+const PAGE_SIZE: u64 = 4096;
 
 /// The least memory a VM can have in bytes: the first megabyte holds what
 /// Mayfly itself places (page tables, ACPI tables).
-pub const MEMORY_MIN: u64 = HIGH_RAM_START;
+const MEMORY_MIN: u64 = HIGH_RAM_START;
 
 /// Checks a number of vCPUs against KVM's maximum (`KVM_CAP_MAX_VCPUS`).
 ///

@@ -18,7 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use error::ConfigError;
-pub use limits::{MEMORY_MIN, PAGE_SIZE, check_cpus, check_memory};
+pub use limits::{check_cpus, check_memory};
 pub use serial::SerialConfig;
 
 /// Guest RAM unless asked otherwise: 256 MiB. Small is enough for a disposable

@@ -19,7 +19,7 @@ use vm_memory::{
 use super::layout::{RamRange, ram_ranges};
 
 /// The vm-memory type behind [`GuestRam`]; the bitmap exists only while pages are tracked.
-pub type RamBackend = GuestMemoryMmap<Option<AtomicBitmap>>;
+type RamBackend = GuestMemoryMmap<Option<AtomicBitmap>>;
 
 /// Why guest memory could not be made or reached.
 #[derive(Debug, Error)]
@@ -86,11 +86,6 @@ impl GuestRam {
     /// Size in bytes, over all ranges.
     pub fn size(&self) -> u64 {
         self.size
-    }
-
-    /// The memory as vm-memory and virtio-queue want it.
-    pub fn backend(&self) -> &RamBackend {
-        &self.backend
     }
 
     /// The ranges with the host address each is mapped at, as KVM's memory slots need them.

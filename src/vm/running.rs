@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::VmFd;
@@ -12,7 +11,6 @@ use super::error::BuildError;
 use super::exit::ExitReason;
 use super::report::millis;
 use crate::console::{ConsoleEnd, Finished, Patience};
-use crate::devices::serial::Serial;
 use crate::memory::GuestRam;
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::kick;
@@ -24,7 +22,6 @@ pub struct RunningVm {
     threads: Vec<JoinHandle<VcpuOutcome>>,
     hooks: Option<Arc<SharedHooks>>,
     output: Option<ConsoleEnd>,
-    serial: Arc<Mutex<Serial>>,
     // Dropped in this order: KVM's side first, then the memory it maps.
     _vm: Arc<VmFd>,
     _ram: GuestRam,
@@ -60,7 +57,6 @@ impl RunningVm {
             threads: Vec::with_capacity(built.vcpus.len()),
             hooks: built.hooks,
             output: Some(built.output),
-            serial: built.serial,
             _vm: built.vm,
             _ram: built.ram,
         };
@@ -78,11 +74,6 @@ impl RunningVm {
             }
         }
         Ok(vm)
-    }
-
-    /// The serial port.
-    pub fn serial(&self) -> &Arc<Mutex<Serial>> {
-        &self.serial
     }
 
     /// Stops all vCPUs at their gate, with no access half done and nothing
