@@ -17,6 +17,7 @@ mod kernel;
 mod linux;
 mod lz4;
 mod memory_map;
+pub mod mptable;
 mod packed;
 mod payload;
 mod pvh;

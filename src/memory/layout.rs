@@ -9,7 +9,7 @@
 //! | `0x0000_7000..0x0000_8000`      | Linux zero page (`boot_params`)                  |
 //! | `0x0000_9000..0x0000_f000`      | boot page tables: PML4, PDPT, four PDs (4 GiB)   |
 //! | `0x0001_0000..0x0002_0000`      | kernel command line, NUL-terminated              |
-//! | `0x0009_fc00..0x000a_0000`      | EBDA (reserved)                                  |
+//! | `0x0009_fc00..0x000a_0000`      | EBDA: the MP table (reserved)                    |
 //! | `0x000e_0000..0x0010_0000`      | ACPI tables, RSDP first (reserved)               |
 //! | `0x0010_0000..`                 | kernel, initrd, free RAM                         |
 //! | `0xc000_0000..0x1_0000_0000`    | the PCI hole: no RAM                             |

@@ -16,7 +16,7 @@ use super::error::BuildError;
 use super::lifecycle::Lifecycle;
 use super::{advice, devices};
 use crate::boot::{
-    self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
+    self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline, mptable,
 };
 use crate::config::{self, CmdlineMode, Irqchip, UnpackInitrd, VmConfig};
 use crate::console::{Console, ConsoleEnd, Input};
@@ -146,6 +146,7 @@ pub fn build(config: &VmConfig, inputs: Inputs, started: Instant) -> Result<Buil
         legacy_pic: irqchip == IrqchipMode::Kernel,
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;
+    mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic)?;
     let options = BootOptions {
         protocol: boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),

@@ -102,9 +102,11 @@ fn whole_suite_passes_on_hardware_kvm() {
     let mut root = mayfly_root();
     root.add_program(&suite);
     let mut host = EmulatedHost::new(host_files());
-    host.cpus = 2;
+    // One processor: with two, in threads of their own, QEMU 10.0 itself ended or
+    // a guest met a triple fault in about one of fifty boots beside other guests;
+    // with one, none of eighty did. Guests have two vCPUs all the same.
     host.memory_mib = 3072;
-    host.timeout = Duration::from_secs(600);
+    host.timeout = Duration::from_secs(900);
     host.directory = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     host.environment = environment();
     let suite = suite.to_str().expect("a path in UTF-8");
