@@ -164,6 +164,31 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Says that all of `addr..addr + len` is about to be written, so that the
+    /// host backs it with huge pages where it has some. Only those that lie
+    /// wholly in the range: the guest takes no more of the host's memory.
+    pub fn will_fill(&self, addr: u64, len: usize) {
+        const HUGE_PAGE: usize = 2 << 20;
+        let Ok(first) = self.host_ptr(addr, len) else {
+            return;
+        };
+        let before = first.align_offset(HUGE_PAGE);
+        let huge_pages = len.saturating_sub(before) / HUGE_PAGE;
+        if huge_pages > 0 {
+            let start = first.wrapping_add(before);
+            // A host without huge pages refuses, and fills small ones.
+            // SAFETY: the range lies in a mapping that `self` keeps, and the
+            // advice changes what backs it, not what it holds.
+            let _ = unsafe {
+                rustix::mm::madvise(
+                    start.cast(),
+                    huge_pages.saturating_mul(HUGE_PAGE),
+                    rustix::mm::Advice::LinuxHugepage,
+                )
+            };
+        }
+    }
+
     /// Writes zeros over `addr..addr + len` and marks the pages dirty.
     ///
     /// # Errors
@@ -290,6 +315,18 @@ mod tests {
         assert!(matches!(short, Err(MemoryError::Fill { .. })));
         let outside = ram.fill_from_file((1 << 20) - 1, 2, &file, 0);
         assert!(matches!(outside, Err(MemoryError::NotRam { .. })));
+    }
+
+    #[test]
+    fn what_will_be_filled_keeps_what_it_holds() {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        ram.write(0x30_0000, b"mayfly").unwrap();
+        ram.will_fill(0x1234, 12 << 20);
+        ram.will_fill(15 << 20, 2 << 20);
+        ram.will_fill(u64::MAX, usize::MAX);
+        let mut back = [0; 6];
+        ram.read(0x30_0000, &mut back).unwrap();
+        assert_eq!(&back, b"mayfly");
     }
 
     #[test]
