@@ -148,6 +148,11 @@ macro_rules! assemble {
     ($name:ident: $($line:literal),+ $(,)?) => {
         std::arch::global_asm!(
             ".pushsection .rodata",
+            // The compiler may put the function below into another object file.
+            concat!(".globl mayfly_test_", stringify!($name)),
+            concat!(".globl mayfly_test_", stringify!($name), "_end"),
+            concat!(".hidden mayfly_test_", stringify!($name)),
+            concat!(".hidden mayfly_test_", stringify!($name), "_end"),
             concat!("mayfly_test_", stringify!($name), ":"),
             $($line,)+
             concat!("mayfly_test_", stringify!($name), "_end:"),
