@@ -160,7 +160,7 @@ impl Image {
         offset: u64,
         len: usize,
     ) -> Result<(), BootError> {
-        ram.will_fill(addr, len);
+        ram.populate(addr, len);
         let placed = match &self.source {
             Source::File(file) => ram.fill_from_file(addr, len, file, offset),
             Source::Bytes(bytes) => {

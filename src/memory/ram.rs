@@ -164,29 +164,24 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Says that all of `addr..addr + len` is about to be written, so that the
-    /// host backs it with huge pages where it has some. Only those that lie
-    /// wholly in the range: the guest takes no more of the host's memory.
-    pub fn will_fill(&self, addr: u64, len: usize) {
-        const HUGE_PAGE: usize = 2 << 20;
+    /// Takes from the host, in one go, the pages of a range that is about to be
+    /// written whole: cheaper than a page fault for each. Where the host cannot
+    /// (Linux before 5.14) the faults come as ever.
+    pub fn populate(&self, addr: u64, len: usize) {
+        const PAGE: usize = 4096;
         let Ok(first) = self.host_ptr(addr, len) else {
             return;
         };
-        let before = first.align_offset(HUGE_PAGE);
-        let huge_pages = len.saturating_sub(before) / HUGE_PAGE;
-        if huge_pages > 0 {
-            let start = first.wrapping_add(before);
-            // A host without huge pages refuses, and fills small ones.
-            // SAFETY: the range lies in a mapping that `self` keeps, and the
-            // advice changes what backs it, not what it holds.
-            let _ = unsafe {
-                rustix::mm::madvise(
-                    start.cast(),
-                    huge_pages.saturating_mul(HUGE_PAGE),
-                    rustix::mm::Advice::LinuxHugepage,
-                )
-            };
-        }
+        let into_page = first.addr() % PAGE;
+        // SAFETY: the pages lie in a mapping that `self` keeps and that consists
+        // of whole pages; the advice changes nothing of what they hold.
+        let _ = unsafe {
+            rustix::mm::madvise(
+                first.wrapping_sub(into_page).cast(),
+                len.saturating_add(into_page),
+                rustix::mm::Advice::LinuxPopulateWrite,
+            )
+        };
     }
 
     /// Writes zeros over `addr..addr + len` and marks the pages dirty.
@@ -318,12 +313,13 @@ mod tests {
     }
 
     #[test]
-    fn what_will_be_filled_keeps_what_it_holds() {
+    fn populated_memory_keeps_what_it_holds() {
         let ram = GuestRam::new(16 << 20).unwrap();
         ram.write(0x30_0000, b"mayfly").unwrap();
-        ram.will_fill(0x1234, 12 << 20);
-        ram.will_fill(15 << 20, 2 << 20);
-        ram.will_fill(u64::MAX, usize::MAX);
+        ram.populate(0x1234, 12 << 20);
+        ram.populate((16 << 20) - 1, 1);
+        ram.populate((16 << 20) - 1, 2);
+        ram.populate(u64::MAX, usize::MAX);
         let mut back = [0; 6];
         ram.read(0x30_0000, &mut back).unwrap();
         assert_eq!(&back, b"mayfly");
