@@ -160,6 +160,7 @@ impl Image {
         offset: u64,
         len: usize,
     ) -> Result<(), BootError> {
+        ram.populate(addr, len);
         let placed = match &self.source {
             Source::File(file) => ram.fill_from_file(addr, len, file, offset),
             Source::Bytes(bytes) => {

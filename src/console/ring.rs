@@ -87,10 +87,8 @@ impl Ring {
 /// Zeroed memory that the allocator has not touched: a megabyte of page faults
 /// at every start would be felt.
 fn zeroed(len: usize) -> Box<[AtomicU8]> {
-    let bytes = Box::into_raw(vec![0_u8; len].into_boxed_slice());
-    // SAFETY: the pointer comes from a box of the same length and is given up
-    // here; AtomicU8 has the size, alignment and bit validity of u8.
-    unsafe { Box::from_raw(bytes as *mut [AtomicU8]) }
+    // SAFETY: all bytes zero are a valid AtomicU8, which has the bit validity of u8.
+    unsafe { Box::new_zeroed_slice(len).assume_init() }
 }
 
 #[cfg(test)]

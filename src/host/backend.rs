@@ -1,6 +1,7 @@
 //! Which kind of KVM runs the guests.
 
-use std::fs;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use serde::Serialize;
@@ -85,26 +86,39 @@ impl Extensions {
     /// 0x8000_0001, ECX bit 2. `/proc/cpuinfo` says the same where the kernel has
     /// cleared a bit because the firmware forbids its use, so both must agree.
     fn of_this_cpu() -> Self {
-        let flags = fs::read_to_string("/proc/cpuinfo").ok();
-        let shown = |flag: &str| flags.as_deref().is_none_or(|text| has_flag(text, flag));
         let basic = std::arch::x86_64::__cpuid(1);
         let highest = std::arch::x86_64::__cpuid(0x8000_0000).eax;
         let extended = match highest {
             0x8000_0001.. => std::arch::x86_64::__cpuid(0x8000_0001).ecx,
             _ => 0,
         };
-        Self {
-            vmx: basic.ecx & 1 << 5 != 0 && shown("vmx"),
-            svm: extended & 1 << 2 != 0 && shown("svm"),
+        let claimed = Self {
+            vmx: basic.ecx & 1 << 5 != 0,
+            svm: extended & 1 << 2 != 0,
+        };
+        if claimed == Self::default() {
+            return claimed;
+        }
+        match File::open("/proc/cpuinfo") {
+            Ok(file) => claimed.shown_in(BufReader::new(file)),
+            Err(_) => claimed,
         }
     }
-}
 
-/// Whether the first `flags` line of `/proc/cpuinfo` has `flag`. A text without
-/// such a line tells nothing, and so denies nothing.
-fn has_flag(cpuinfo: &str, flag: &str) -> bool {
-    let line = cpuinfo.lines().find(|line| line.starts_with("flags"));
-    line.is_none_or(|line| line.split_ascii_whitespace().any(|word| word == flag))
+    /// Those that the first `flags` line of `/proc/cpuinfo` has too. A text
+    /// without such a line tells nothing, and so denies nothing. Nothing behind
+    /// the line is read: the file is long where there are many processors.
+    fn shown_in(self, cpuinfo: impl BufRead) -> Self {
+        let mut lines = cpuinfo.lines().map_while(Result::ok);
+        let Some(flags) = lines.find(|line| line.starts_with("flags")) else {
+            return self;
+        };
+        let shown = |flag: &str| flags.split_ascii_whitespace().any(|word| word == flag);
+        Self {
+            vmx: self.vmx && shown("vmx"),
+            svm: self.svm && shown("svm"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -127,7 +141,7 @@ mod tests {
     fn decide(modules: &[&str], cpu: Extensions) -> Backend {
         let folder = tempfile::tempdir().unwrap();
         for module in modules {
-            fs::create_dir_all(folder.path().join(module)).unwrap();
+            std::fs::create_dir_all(folder.path().join(module)).unwrap();
         }
         Backend::decide(folder.path(), cpu)
     }
@@ -170,8 +184,11 @@ mod tests {
 
     #[test]
     fn flags_are_whole_words() {
-        assert!(has_flag("x\nflags : fpu vmx\n", "vmx"));
-        assert!(!has_flag("flags : fpu vmx2\n", "vmx"));
-        assert!(has_flag("processor : 0\n", "vmx"));
+        let shown = |text: &str| INTEL.shown_in(text.as_bytes());
+        assert_eq!(shown("x\nflags : fpu vmx\n"), INTEL);
+        assert_eq!(shown("flags : fpu vmx2\n"), NONE);
+        assert_eq!(shown("flags : fpu\nflags : vmx\n"), NONE);
+        assert_eq!(shown("processor : 0\n"), INTEL);
+        assert_eq!(AMD.shown_in("flags : vmx\n".as_bytes()), NONE);
     }
 }

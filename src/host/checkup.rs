@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
 use serde::Serialize;
 
@@ -132,10 +133,11 @@ fn look_at_kvm(kvm: &Kvm, backend: Backend, findings: &mut Vec<Finding>) {
             kvm.get_nr_vcpus()
         ),
     ));
-    findings.push(Finding::good(
-        "physical address bits",
-        kvm::physical_address_bits(kvm).to_string(),
-    ));
+    let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
+    findings.extend(cpuid.ok().map(|cpuid| {
+        let bits = kvm::physical_address_bits(&cpuid);
+        Finding::good("physical address bits", bits.to_string())
+    }));
     findings.extend(kvm::NEEDED.iter().map(|needed| {
         capability(kvm, needed)
             .unwrap_or_else(|| Finding::fatal(needed.name, lack(needed), "use Linux 5.10 or newer"))

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use kvm_bindings as kvm;
+use kvm_bindings::{self as kvm, CpuId};
 use kvm_ioctls::Kvm;
 use thiserror::Error;
 
@@ -190,15 +190,12 @@ fn group_name(text: &str, gid: u32) -> Option<String> {
 }
 
 /// The width of a guest's physical address in bits: CPUID 0x8000_0008, EAX bits
-/// 7:0 (Intel SDM vol. 2A, CPUID), as KVM offers it to guests. 36, as on every
+/// 7:0 (Intel SDM vol. 2A, CPUID), of what KVM offers to guests. 36, as on every
 /// 64-bit processor, where KVM does not say.
-pub fn physical_address_bits(kvm: &Kvm) -> u8 {
+pub fn physical_address_bits(supported: &CpuId) -> u8 {
     const ADDRESS_SIZES: u32 = 0x8000_0008;
     const EVERY_PROCESSOR: u8 = 36;
-    let Ok(cpuid) = kvm.get_supported_cpuid(kvm::KVM_MAX_CPUID_ENTRIES) else {
-        return EVERY_PROCESSOR;
-    };
-    let sizes = cpuid
+    let sizes = supported
         .as_slice()
         .iter()
         .find(|entry| entry.function == ADDRESS_SIZES);

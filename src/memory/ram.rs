@@ -159,6 +159,26 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Takes from the host, in one go, the pages of a range that is about to be
+    /// written whole: cheaper than a page fault for each. Where the host cannot
+    /// (Linux before 5.14) the faults come as ever.
+    pub fn populate(&self, addr: u64, len: usize) {
+        const PAGE: usize = 4096;
+        let Ok(first) = self.host_ptr(addr, len) else {
+            return;
+        };
+        let into_page = first.addr() % PAGE;
+        // SAFETY: the pages lie in a mapping that `self` keeps and that consists
+        // of whole pages; the advice changes nothing of what they hold.
+        let _ = unsafe {
+            rustix::mm::madvise(
+                first.wrapping_sub(into_page).cast(),
+                len.saturating_add(into_page),
+                rustix::mm::Advice::LinuxPopulateWrite,
+            )
+        };
+    }
+
     /// Writes zeros over `addr..addr + len` and marks the pages dirty.
     ///
     /// # Errors
@@ -285,6 +305,19 @@ mod tests {
         assert!(matches!(short, Err(MemoryError::Fill { .. })));
         let outside = ram.fill_from_file((1 << 20) - 1, 2, &file, 0);
         assert!(matches!(outside, Err(MemoryError::NotRam { .. })));
+    }
+
+    #[test]
+    fn populated_memory_keeps_what_it_holds() {
+        let ram = GuestRam::new(16 << 20).unwrap();
+        ram.write(0x30_0000, b"mayfly").unwrap();
+        ram.populate(0x1234, 12 << 20);
+        ram.populate((16 << 20) - 1, 1);
+        ram.populate((16 << 20) - 1, 2);
+        ram.populate(u64::MAX, usize::MAX);
+        let mut back = [0; 6];
+        ram.read(0x30_0000, &mut back).unwrap();
+        assert_eq!(&back, b"mayfly");
     }
 
     #[test]

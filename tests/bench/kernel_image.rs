@@ -1,0 +1,180 @@
+//! How long a kernel takes to its first instruction, by what it is packed in.
+//!
+//! The same kernel is started in turn as a vmlinux, as a compressed image whose
+//! payload Mayfly has unpacked before, and as one that it has never seen.
+//! `cargo bench --bench kernel_image` does so with the tiny guest, and with each
+//! vmlinuz named behind `--`; a number there is the number of rounds:
+//! `cargo bench --bench kernel_image -- 50 /boot/vmlinuz`. docs/decisions.md has
+//! the results.
+
+#[path = "../integration/common/tiny.rs"]
+#[allow(dead_code, reason = "shared with the integration tests")]
+mod tiny;
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// Rounds of all variants, unless the command line gives another number.
+const ROUNDS: usize = 30;
+/// The guest is stopped this long after its start: nobody waits for its end.
+const GUEST: Duration = Duration::from_millis(10);
+/// Pause before each start, in which the host finishes what the last machine
+/// left behind. Longer than it takes until the cache trusts a file's times.
+const SETTLE: Duration = Duration::from_millis(150);
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // Cargo passes `--bench`, which says nothing new.
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with("--"))
+        .collect();
+    let rounds = arguments
+        .iter()
+        .find_map(|argument| argument.parse().ok())
+        .unwrap_or(ROUNDS)
+        .max(1);
+    println!("{rounds} rounds; ms: min / median / max");
+    println!(
+        "{:30}{:>28}{:>28}",
+        "", "to the first instruction", "of the process"
+    );
+    compare(&tiny::tiny("bzImage"), Some(&tiny::tiny("vmlinux")), rounds)?;
+    for path in arguments
+        .iter()
+        .filter(|path| path.parse::<usize>().is_err())
+    {
+        compare(Path::new(path), None, rounds)?;
+    }
+    Ok(())
+}
+
+/// Measures one kernel and prints its lines. Without a `vmlinux` the one that
+/// Mayfly unpacks from `packed` is taken.
+fn compare(packed: &Path, vmlinux: Option<&Path>, rounds: usize) -> Result<(), Box<dyn Error>> {
+    let files = Files::lay_out(packed, vmlinux)?;
+    let mut variants = [
+        ("vmlinux", Times::default()),
+        ("packed, unpacked earlier", Times::default()),
+        ("packed, unpacked now", Times::default()),
+    ];
+    for _ in 0..rounds {
+        let cold = tempfile::tempdir_in(files.dir.path())?;
+        let runs = [
+            (&files.vmlinux, files.warm_cache()),
+            (&files.packed, files.warm_cache()),
+            (&files.packed, cold.path().to_owned()),
+        ];
+        for ((kernel, cache), (_, times)) in runs.into_iter().zip(&mut variants) {
+            thread::sleep(SETTLE);
+            start(kernel, &cache, times)?;
+        }
+    }
+    println!("{}", packed.display());
+    let medians = variants.map(|(name, times)| times.print(name));
+    println!(
+        "  earlier / vmlinux: {:.3} to the first instruction, {:.3} of the process",
+        medians[1].0 / medians[0].0,
+        medians[1].1 / medians[0].1
+    );
+    Ok(())
+}
+
+/// Everything that is read, in one directory, and so on one file system.
+struct Files {
+    dir: TempDir,
+    packed: PathBuf,
+    vmlinux: PathBuf,
+}
+
+impl Files {
+    fn lay_out(packed: &Path, vmlinux: Option<&Path>) -> Result<Self, Box<dyn Error>> {
+        let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        let files = Self {
+            packed: dir.path().join("vmlinuz"),
+            vmlinux: dir.path().join("vmlinux"),
+            dir,
+        };
+        fs::copy(packed, &files.packed)?;
+        // One run unpacks; after the next the cache knows the file by its times.
+        for _ in 0..2 {
+            thread::sleep(SETTLE);
+            start(&files.packed, &files.warm_cache(), &mut Times::default())?;
+        }
+        let unpacked = files.unpacked()?;
+        fs::copy(vmlinux.unwrap_or(&unpacked), &files.vmlinux)?;
+        start(&files.vmlinux, &files.warm_cache(), &mut Times::default())?;
+        Ok(files)
+    }
+
+    fn warm_cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// The kernel in the warm cache.
+    fn unpacked(&self) -> io::Result<PathBuf> {
+        let payloads = self.warm_cache().join("payloads");
+        for entry in fs::read_dir(payloads)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|kind| kind == "kernel") {
+                return Ok(path);
+            }
+        }
+        Err(io::Error::other(
+            "the kernel is not one that Mayfly unpacks",
+        ))
+    }
+}
+
+/// What each start of a variant took, in milliseconds.
+#[derive(Default)]
+struct Times {
+    /// From the program's start to the guest's, by its own clock.
+    first_instruction: Vec<f64>,
+    /// From before the process to after it, less the guest's time.
+    process: Vec<f64>,
+}
+
+impl Times {
+    /// Prints a variant's line and returns its medians.
+    fn print(self, name: &str) -> (f64, f64) {
+        print!("  {name:28}");
+        let medians = [self.first_instruction, self.process].map(|mut times| {
+            times.sort_unstable_by(f64::total_cmp);
+            let (min, median, max) = (times[0], times[times.len() / 2], times[times.len() - 1]);
+            print!("{min:12.2} /{median:6.2} /{max:6.2}");
+            median
+        });
+        println!();
+        (medians[0], medians[1])
+    }
+}
+
+/// Starts `kernel` once and notes what it took.
+fn start(kernel: &Path, cache: &Path, times: &mut Times) -> Result<(), Box<dyn Error>> {
+    let begin = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_mayfly"))
+        .env("MAYFLY_CACHE", cache)
+        .args(["run", "--json", "--serial", "null", "--timeout"])
+        .arg(format!("{}ms", GUEST.as_millis()))
+        .arg("--kernel")
+        .arg(kernel)
+        .stdin(Stdio::null())
+        .output()?;
+    let process = begin.elapsed().saturating_sub(GUEST);
+    let text = String::from_utf8(output.stdout)?;
+    let line = text.lines().last().unwrap_or_default();
+    let report: serde_json::Value = serde_json::from_str(line)?;
+    let first = report["ms"]["first_instruction"]
+        .as_f64()
+        .ok_or_else(|| format!("the guest did not start: {line}"))?;
+    times.first_instruction.push(first);
+    times.process.push(process.as_secs_f64() * 1e3);
+    Ok(())
+}
