@@ -13,7 +13,7 @@ const PVM: [&str; 7] = [
     // Comparing the TSC with other clocks: it is the host's own.
     "tsc=reliable",
     // `rep movsb` and `rep stosb` do not batch here: 0.7 s for those that move words.
-    "clearcpuid=erms,fsrm,fsrs",
+    "clearcpuid=erms,fsrm",
     // Splitting the kernel's large pages to write-protect its text, 0.7 s.
     "rodata=off",
     // Self-tests of the ciphers.

@@ -4,7 +4,8 @@
 //! ([`Inputs::open`]), then the machine is made ([`build`], top to bottom),
 //! and only then do threads start ([`super::running`]).
 
-use std::path::Path;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -16,9 +17,10 @@ use super::error::BuildError;
 use super::lifecycle::Lifecycle;
 use super::{advice, devices};
 use crate::boot::{
-    self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline, mptable,
+    self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
+    check_cmdline, mptable,
 };
-use crate::config::{self, CmdlineMode, Irqchip, UnpackInitrd, VmConfig};
+use crate::config::{self, CmdlineMode, Irqchip, SerialConfig, UnpackInitrd, VmConfig};
 use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
 use crate::host::{self, Backend};
@@ -39,7 +41,6 @@ pub struct Inputs {
     /// What KVM offers to guests.
     supported: CpuId,
     backend: Backend,
-    console: Console,
 }
 
 impl Inputs {
@@ -74,7 +75,9 @@ impl Inputs {
             CmdlineMode::Replace => UserCmdline::Replace(&config.cmdline.text),
         };
         let cmdline = build_cmdline(user, &advice);
+        check_cmdline(&cmdline, kernel.cmdline_max())?;
         log::info!("kernel command line: {cmdline}");
+        spare_inputs(config)?;
         Ok(Self {
             kernel,
             initrd,
@@ -82,16 +85,24 @@ impl Inputs {
             kvm,
             supported,
             backend,
-            console: Console::open(&config.serial)?,
         })
     }
 }
 
-impl Inputs {
-    /// The terminal a `--serial pty` leads to.
-    pub fn pty_path(&self) -> Option<&Path> {
-        self.console.pty_path.as_deref()
+/// A serial file is emptied when it is opened: it must not be what is to be booted.
+fn spare_inputs(config: &VmConfig) -> Result<(), BuildError> {
+    let SerialConfig::File(serial) = &config.serial else {
+        return Ok(());
+    };
+    let inputs = [Some(&config.kernel), config.initrd.as_ref()];
+    for input in inputs.into_iter().flatten() {
+        if let (Ok(a), Ok(b)) = (fs::metadata(serial), fs::metadata(input))
+            && (a.dev(), a.ino()) == (b.dev(), b.ino())
+        {
+            return Err(BuildError::SerialIsInput(serial.clone()));
+        }
     }
+    Ok(())
 }
 
 /// A machine with everything in place, whose vCPUs have not started.
@@ -120,7 +131,12 @@ pub struct BuiltVm {
 ///
 /// # Errors
 /// [`BuildError`], one line that says what could not be made.
-pub fn build(config: &VmConfig, inputs: Inputs, started: Instant) -> Result<BuiltVm, BuildError> {
+pub fn build(
+    config: &VmConfig,
+    inputs: Inputs,
+    console: Console,
+    started: Instant,
+) -> Result<BuiltVm, BuildError> {
     let Inputs {
         kernel,
         initrd,
@@ -128,7 +144,6 @@ pub fn build(config: &VmConfig, inputs: Inputs, started: Instant) -> Result<Buil
         kvm,
         supported,
         backend,
-        console,
     } = inputs;
 
     let ram = GuestRam::new(config.memory)?;

@@ -1,5 +1,7 @@
 //! Why a machine could not be made, and what the user is told.
 
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 use super::exit::ExitReason;
@@ -52,6 +54,12 @@ pub enum BuildError {
     /// The main thread's events.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// `--serial file=` names a file that is read.
+    #[error(
+        "cannot write the serial output to '{}': it is the kernel or the initrd; choose another file",
+        .0.display()
+    )]
+    SerialIsInput(PathBuf),
     /// KVM_CREATE_VM.
     #[error("cannot create a VM")]
     CreateVm(#[source] kvm_ioctls::Error),
@@ -111,9 +119,11 @@ impl BuildError {
     pub fn reason(&self) -> ExitReason {
         let message = one_line(self);
         match self {
-            Self::Boot(_) | Self::Config(_) | Self::Console(_) | Self::Memory(_) => {
-                ExitReason::Usage { message }
-            }
+            Self::Boot(_)
+            | Self::Config(_)
+            | Self::Console(_)
+            | Self::Memory(_)
+            | Self::SerialIsInput(_) => ExitReason::Usage { message },
             _ => ExitReason::HostError { message },
         }
     }

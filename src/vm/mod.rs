@@ -16,7 +16,7 @@ use std::time::Instant;
 use event_manager::{EventManager, SubscriberOps};
 
 use crate::config::VmConfig;
-use crate::console::{Patience, patient};
+use crate::console::{Console, Patience, patient};
 use builder::Inputs;
 use control::{Control, Signals};
 use error::BuildError;
@@ -34,15 +34,17 @@ pub fn run(config: &VmConfig, started: Instant) -> Report {
 }
 
 fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
-    let signals = Signals::block()?;
     let inputs = Inputs::open(config)?;
-    if let Some(path) = inputs.pty_path() {
+    // Before the console's thread starts, after what may take a while.
+    let signals = Signals::block()?;
+    let console = Console::open(&config.serial)?;
+    if let Some(path) = &console.pty_path {
         // The one line a user of `--serial pty` waits for, whatever the log level.
         let line = format!("mayfly: serial port is {}\n", path.display());
         // Who does not listen (and `eprintln` would panic then) does not want to know.
         let _ = patient::write_all(io::stderr(), line.as_bytes(), Patience::default());
     }
-    let mut built = builder::build(config, inputs, started)?;
+    let mut built = builder::build(config, inputs, console, started)?;
     let lifecycle = built.machine.lifecycle.clone();
     let control = Control::new(
         signals,

@@ -345,6 +345,20 @@ fn words_that_mean_nothing() {
 }
 
 #[test]
+fn serial_file_that_is_the_kernel_is_spared() {
+    let files = Files::new();
+    let guest = fs::read(bare("hello")).expect("read the guest");
+    let kernel = files.file("kernel", &guest);
+    let serial = format!("file={}", kernel.display());
+    refuses(
+        USAGE,
+        &["serial output", "it is the kernel"],
+        run(&kernel).args(["--serial", &serial]),
+    );
+    assert_eq!(fs::read(&kernel).expect("read the kernel"), guest);
+}
+
+#[test]
 fn usage_errors_have_their_json() {
     let outcome = Mayfly::run(Path::new("/no/such/kernel")).outcome();
     outcome.ended(USAGE, "usage");

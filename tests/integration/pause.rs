@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mayfly::config::{CmdlineConfig, CmdlineMode, SerialConfig, VmConfig};
+use mayfly::console::Console;
 use mayfly::vm::builder::{self, Inputs};
 use mayfly::vm::exit::ExitReason;
 use mayfly::vm::lifecycle::Lifecycle;
@@ -27,7 +28,8 @@ fn start(name: &str, cmdline: String, log: &Path) -> (RunningVm, Arc<Lifecycle>)
         text: cmdline,
     };
     let inputs = Inputs::open(&config).expect("this test needs /dev/kvm");
-    let built = builder::build(&config, inputs, Instant::now()).unwrap();
+    let console = Console::open(&config.serial).unwrap();
+    let built = builder::build(&config, inputs, console, Instant::now()).unwrap();
     let lifecycle = built.machine.lifecycle.clone();
     (RunningVm::start(built).unwrap(), lifecycle)
 }

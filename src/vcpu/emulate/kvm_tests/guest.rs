@@ -11,18 +11,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use kvm_bindings::{
-    KVM_MAX_CPUID_ENTRIES, KVM_MSR_EXIT_REASON_FILTER, kvm_enable_cap, kvm_segment,
-    kvm_userspace_memory_region,
-};
-use kvm_ioctls::{
-    Cap, Kvm, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, SyncReg, VcpuExit,
-    VcpuFd, VmFd,
-};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_segment, kvm_userspace_memory_region};
+use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuExit, VcpuFd, VmFd};
 
 use super::super::{EmulateError, Emulator, EmulatorCounts, SharedHooks};
 use crate::devices::bus::Bus;
 use crate::memory::ram::GuestRam;
+use crate::vcpu::msr;
 
 pub const KERNEL_CODE: u64 = 0x1_0000;
 pub const USER_CODE: u64 = 0x20_0000;
@@ -68,7 +63,7 @@ impl Guest {
         map_memory(&vm, &ram);
         let hooks = is_kvm_pvm().then(|| Arc::new(SharedHooks::new(ram.clone())));
         if hooks.is_some() {
-            filter_msrs(&vm);
+            msr::watch_writes(&vm, Emulator::filtered_msrs()).unwrap();
         }
         let mut vcpu = vm.create_vcpu(0).unwrap();
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
@@ -150,26 +145,6 @@ fn map_memory(vm: &VmFd, ram: &GuestRam) {
         // SAFETY: the range is mapped for as long as `ram` lives, which the guest owns beside the VM.
         unsafe { vm.set_user_memory_region(region) }.unwrap();
     }
-}
-
-fn filter_msrs(vm: &VmFd) {
-    let mut cap = kvm_enable_cap {
-        cap: Cap::X86UserSpaceMsr as u32,
-        ..Default::default()
-    };
-    cap.args[0] = u64::from(KVM_MSR_EXIT_REASON_FILTER);
-    vm.enable_cap(&cap).unwrap();
-    let ranges: Vec<_> = Emulator::filtered_msrs()
-        .iter()
-        .map(|index| MsrFilterRange {
-            flags: MsrFilterRangeFlags::WRITE,
-            base: *index,
-            msr_count: 1,
-            bitmap: &[0],
-        })
-        .collect();
-    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges)
-        .unwrap();
 }
 
 fn write_tables(ram: &GuestRam) {
