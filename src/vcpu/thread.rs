@@ -234,7 +234,7 @@ impl Vcpu {
             libc::EINTR => {
                 self.counts.count(ExitKind::Interrupted);
                 self.fd.set_kvm_immediate_exit(0);
-                self.settle()
+                Next::Interrupted
             }
             // An application processor was woken by INIT.
             libc::EAGAIN => {
@@ -244,21 +244,6 @@ impl Vcpu {
             errno => {
                 let error = std::io::Error::from_raw_os_error(errno);
                 self.fail(&format!("KVM_RUN: {error}"))
-            }
-        }
-    }
-
-    /// Leaves nothing half done where a signal has cut into the guest.
-    fn settle(&mut self) -> Next {
-        let settled = match &mut self.emulator {
-            Some(emulator) => emulator.on_interrupted(&mut self.fd),
-            None => Ok(()),
-        };
-        match settled {
-            Ok(()) => Next::Interrupted,
-            Err(error) => {
-                let what = one_line(&error);
-                self.fail(&what)
             }
         }
     }

@@ -107,23 +107,9 @@ impl Exception {
     }
 }
 
-/// Whether `vector` is a fault alone: RIP stays at the instruction, which can
-/// be run again (Intel SDM vol. 3 table 6-1). `#DB` may be a trap.
-pub(super) const fn is_fault(vector: u8) -> bool {
-    matches!(vector, 0 | 5..=7 | 10..=14 | 16 | 17 | 19 | 21)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn traps_and_aborts_are_not_faults() {
-        for vector in [1, 2, 3, 4, 8, 18, 32, 255] {
-            assert!(!is_fault(vector), "{vector}");
-        }
-        assert!(is_fault(6) && is_fault(13) && is_fault(14));
-    }
 
     #[test]
     fn a_page_fault_carries_its_error_code() {

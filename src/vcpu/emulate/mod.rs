@@ -219,19 +219,6 @@ impl Emulator {
         hook.check(&self.ram, &sregs, host.physical_bits, vcpu)
     }
 
-    /// KVM_RUN came back for a signal, with the guest wherever it was.
-    ///
-    /// On kvm-pvm hosts a fault of user code that was on its way to the guest's
-    /// handler at that moment sometimes comes twice on the next entry, and the
-    /// guest gets a double fault. So it is withdrawn: its instruction is run
-    /// again, which also leaves no half-delivered fault behind across a pause.
-    ///
-    /// # Errors
-    /// [`EmulateError::Kvm`] if an ioctl fails.
-    pub fn on_interrupted(&mut self, vcpu: &mut VcpuFd) -> Result<(), EmulateError> {
-        registers::withdraw_user_fault(vcpu).map(drop)
-    }
-
     /// What has been done so far.
     pub fn counts(&self) -> EmulatorCounts {
         let by_mnemonic = Mnemonic::values()

@@ -7,7 +7,7 @@ use kvm_bindings::{
 use kvm_ioctls::{SyncReg, VcpuFd};
 
 use super::error::EmulateError;
-use super::exception::{self, Exception};
+use super::exception::Exception;
 
 /// A vCPU's registers as they were at the exit.
 #[derive(Clone, Copy)]
@@ -81,28 +81,6 @@ pub(super) fn inject(vcpu: &mut VcpuFd, exception: &Exception) -> Result<(), Emu
     exception.queue(&mut events);
     vcpu.set_vcpu_events(&events)
         .map_err(failed("inject an exception"))
-}
-
-/// Takes back a fault that is on its way to user code's handler, and says
-/// whether there was one. The instruction that raised it runs, and raises it, again.
-pub(super) fn withdraw_user_fault(vcpu: &mut VcpuFd) -> Result<bool, EmulateError> {
-    if system(vcpu)?.cs.selector & 3 != 3 {
-        return Ok(false);
-    }
-    let mut events = vcpu
-        .get_vcpu_events()
-        .map_err(failed("read the pending events"))?;
-    let exception = &mut events.exception;
-    let under_way = exception.injected != 0 || exception.pending != 0;
-    if !under_way || !exception::is_fault(exception.nr) {
-        return Ok(false);
-    }
-    exception.injected = 0;
-    exception.pending = 0;
-    events.flags = 0;
-    vcpu.set_vcpu_events(&events)
-        .map_err(failed("withdraw a fault"))?;
-    Ok(true)
 }
 
 fn failed(action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> EmulateError {
