@@ -39,6 +39,7 @@ mod operand;
 mod paging;
 mod registers;
 mod regs;
+mod sandbox;
 mod simple;
 mod state;
 mod syscall;
@@ -57,7 +58,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
-use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
 use self::cpu::{Cpu, Host};
@@ -67,11 +67,13 @@ use self::failure::{InstructionBytes, MAX_INSTRUCTION};
 use self::hooks::{Breakpoint, VcpuHook};
 use self::paging::Kind;
 use self::registers::Registers;
+use self::state::VcpuState;
 use crate::devices::bus::Bus;
 use crate::memory::ram::GuestRam;
 
 pub use self::error::EmulateError;
 pub use self::hooks::SharedHooks;
+pub use self::sandbox::{Outcome, Sandbox, SandboxState};
 
 /// What an [`Emulator`] has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,13 +193,7 @@ impl Emulator {
         index: u32,
         value: u64,
     ) -> Result<bool, EmulateError> {
-        let entry = kvm_msr_entry {
-            index,
-            data: value,
-            ..Default::default()
-        };
-        let accepted = Msrs::from_entries(&[entry])
-            .is_ok_and(|msrs| vcpu.set_msrs(&msrs).is_ok_and(|written| written == 1));
+        let accepted = VcpuState::set_msr(vcpu, index, value)?;
         if accepted && let Some(hook) = &mut self.hook {
             hook.msrs(vcpu)?.write(index, value);
             self.before_run(vcpu)?;
