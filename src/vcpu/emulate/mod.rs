@@ -32,19 +32,23 @@ mod hooks_tests;
 mod host;
 #[cfg(test)]
 mod hostile_tests;
+mod integer;
 #[cfg(test)]
 mod kvm_tests;
 mod memory;
 mod operand;
 mod paging;
+#[cfg(test)]
+mod processor;
 mod registers;
 mod regs;
-mod simple;
+mod sandbox;
 mod state;
 mod syscall;
 mod system;
 #[cfg(test)]
 mod testing;
+mod update;
 mod vector_move;
 mod vectors;
 mod xsave;
@@ -57,7 +61,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
-use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
 use self::cpu::{Cpu, Host};
@@ -67,11 +70,13 @@ use self::failure::{InstructionBytes, MAX_INSTRUCTION};
 use self::hooks::{Breakpoint, VcpuHook};
 use self::paging::Kind;
 use self::registers::Registers;
+use self::state::VcpuState;
 use crate::devices::bus::Bus;
 use crate::memory::ram::GuestRam;
 
 pub use self::error::EmulateError;
 pub use self::hooks::SharedHooks;
+pub use self::sandbox::{Outcome, Sandbox, SandboxState};
 
 /// What an [`Emulator`] has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,13 +196,7 @@ impl Emulator {
         index: u32,
         value: u64,
     ) -> Result<bool, EmulateError> {
-        let entry = kvm_msr_entry {
-            index,
-            data: value,
-            ..Default::default()
-        };
-        let accepted = Msrs::from_entries(&[entry])
-            .is_ok_and(|msrs| vcpu.set_msrs(&msrs).is_ok_and(|written| written == 1));
+        let accepted = VcpuState::set_msr(vcpu, index, value)?;
         if accepted && let Some(hook) = &mut self.hook {
             hook.msrs(vcpu)?.write(index, value);
             self.before_run(vcpu)?;
@@ -315,15 +314,15 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         Cmpxchg16b => cmpxchg16b::execute(cpu, insn),
         Clac | Stac | Clc | Stc | Cmc | Cld | Std | Cli => flags::execute(cpu, insn),
         Popcnt | Lzcnt | Tzcnt | Andn | Bextr | Bzhi | Blsi | Blsr | Blsmsk | Pdep | Pext
-        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe => bits::execute(cpu, insn),
+        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe | Crc32 => {
+            bits::execute(cpu, insn)
+        }
         Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xsavec | Xsavec64 | Xsaves | Xsaves64
         | Xrstor | Xrstor64 | Xrstors | Xrstors64 => xsave::execute(cpu, insn),
         Wait | Ldmxcsr | Vldmxcsr | Stmxcsr | Vstmxcsr | Fxsave | Fxsave64 | Fxrstor
         | Fxrstor64 | Fninit | Fnclex | Emms | Fldcw | Fnstcw | Fnstsw => fpu::execute(cpu, insn),
         Xgetbv | Xsetbv | Clts | Invpcid | Rdpid | Rdtsc | Rdtscp | Rdrand | Rdseed | Int3
         | Int => system::execute(cpu, insn),
-        Nop | Endbr64 | Endbr32 | Pause | Mov | Lea | Push | Pop | Jmp | Add | Sub | Cmp | And
-        | Test | Or | Xor => simple::execute(cpu, insn),
         Movd | Movq | Vmovd | Vmovq => vector_move::scalar(cpu, insn),
         Movups | Movupd | Movdqu | Lddqu | Movaps | Movapd | Movdqa | Movntps | Movntpd
         | Movntdq | Movntdqa | Vmovups | Vmovupd | Vmovdqu | Vlddqu | Vmovaps | Vmovapd
@@ -333,7 +332,7 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         | Vpor | Vorps | Vorpd | Vpord | Vporq | Pand | Andps | Andpd | Vpand | Vandps | Vandpd
         | Vpandd | Vpandq | Pandn | Andnps | Andnpd | Vpandn | Vandnps | Vandnpd | Vpandnd
         | Vpandnq => vector_move::bitwise(cpu, insn),
-        _ => Err(Stop::NotCovered),
+        _ => integer::execute(cpu, insn),
     }
 }
 

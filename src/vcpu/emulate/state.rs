@@ -15,7 +15,6 @@ pub(super) struct XsaveImage(pub Box<[u8; IMAGE_SIZE]>);
 
 impl XsaveImage {
     /// All components in their initial configuration (SDM vol. 1 §13.6).
-    #[cfg(test)]
     pub fn initial() -> Self {
         let mut image = Self(Box::new([0; IMAGE_SIZE]));
         image.put(0, &0x037f_u16.to_le_bytes());
@@ -91,6 +90,8 @@ pub(super) trait VcpuState {
     fn set_xcr0(&mut self, value: u64) -> Result<bool, EmulateError>;
     /// A model-specific register; `None` if KVM has none of that index.
     fn msr(&mut self, index: u32) -> Result<Option<u64>, EmulateError>;
+    /// Writes a model-specific register. False if KVM has none of that index or refuses the value.
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, EmulateError>;
     /// Drops every cached translation of the guest.
     fn flush_tlb(&mut self, sregs: &kvm_sregs) -> Result<(), EmulateError>;
 }
@@ -149,6 +150,16 @@ impl VcpuState for VcpuFd {
         Ok((read == 1)
             .then(|| msrs.as_slice().first().map(|entry| entry.data))
             .flatten())
+    }
+
+    fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, EmulateError> {
+        let entry = kvm_msr_entry {
+            index,
+            data: value,
+            ..Default::default()
+        };
+        Ok(Msrs::from_entries(&[entry])
+            .is_ok_and(|msrs| self.set_msrs(&msrs).is_ok_and(|written| written == 1)))
     }
 
     /// KVM flushes, and re-reads shadowed page tables, when a SET_SREGS changes
