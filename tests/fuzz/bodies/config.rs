@@ -17,7 +17,7 @@ pub fn run(data: &[u8]) {
     let mut script = Script::new(data);
     let kind = script.u8();
     let (extra, rest) = (script.u8(), script.rest());
-    if kind % 6 == 0 {
+    if kind.is_multiple_of(6) {
         check_serial(OsStr::from_bytes(rest));
     }
     let Ok(text) = std::str::from_utf8(rest) else {

@@ -151,7 +151,7 @@ fn check_boot(ram: &GuestRam, entry: Entry, options: &BootOptions) -> Option<(u6
             (rip, u64_at(&info, 24), u64_at(&info, 32), initrd)
         }
     };
-    assert!(rip >= MIB && rip < PCI_HOLE_START && ram.contains(rip, 1));
+    assert!((MIB..PCI_HOLE_START).contains(&rip) && ram.contains(rip, 1));
     assert_eq!(rsdp, options.rsdp.unwrap_or(0));
     assert_eq!(cmdline, CMDLINE_ADDR);
     let line = read(ram, cmdline, CMDLINE.len() + 1);

@@ -8,6 +8,7 @@
 pub mod acpi;
 pub mod config;
 pub mod devices;
+pub mod instruction;
 pub mod kernel_file;
 pub mod payload;
 pub mod script;
@@ -20,6 +21,7 @@ pub const TARGETS: &[Target] = &[
     ("acpi", acpi::run),
     ("config", config::run),
     ("devices", devices::run),
+    ("instruction", instruction::run),
     ("kernel_file", kernel_file::run),
     ("payload", payload::run),
 ];
