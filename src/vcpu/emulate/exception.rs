@@ -4,6 +4,7 @@ use kvm_bindings::kvm_vcpu_events;
 
 /// `IA32_EFER`, `CR0` and other bits live where they are used; vectors live here (SDM vol. 3 §6.3.1).
 pub(super) mod vector {
+    pub const DIVIDE_ERROR: u8 = 0;
     pub const NMI: u8 = 2;
     pub const BREAKPOINT: u8 = 3;
     pub const INVALID_OPCODE: u8 = 6;
@@ -36,6 +37,11 @@ impl Exception {
             error_code: None,
             cr2: None,
         }
+    }
+
+    /// `#DE`.
+    pub const fn divide_error() -> Self {
+        Self::plain(vector::DIVIDE_ERROR)
     }
 
     /// `#UD`.

@@ -120,7 +120,8 @@ impl Cpu<'_> {
         self.write(linear, word.get(..size).ok_or(Stop::NotCovered)?)
     }
 
-    fn read_physical(&self, gpa: u64, data: &mut [u8]) {
+    /// RAM or a device at `gpa`, without a page's end in between.
+    pub fn read_physical(&self, gpa: u64, data: &mut [u8]) {
         if self.ram.read(gpa, data).is_ok() {
             return;
         }
@@ -132,7 +133,8 @@ impl Cpu<'_> {
         }
     }
 
-    fn write_physical(&self, gpa: u64, data: &[u8]) {
+    /// The same for writing.
+    pub fn write_physical(&self, gpa: u64, data: &[u8]) {
         if self.ram.write(gpa, data).is_ok() {
             return;
         }
@@ -164,6 +166,7 @@ impl Cpu<'_> {
     }
 }
 
-fn left_in_page(linear: u64) -> usize {
+/// Bytes from `linear` to the end of its page.
+pub(super) fn left_in_page(linear: u64) -> usize {
     PAGE - (linear as usize & (PAGE - 1))
 }

@@ -33,21 +33,24 @@ mod hooks_tests;
 mod host;
 #[cfg(test)]
 mod hostile_tests;
+mod integer;
 #[cfg(test)]
 mod kvm_tests;
 mod memory;
 mod native;
 mod operand;
 mod paging;
+#[cfg(test)]
+mod processor;
 mod registers;
 mod regs;
 mod sandbox;
-mod simple;
 mod state;
 mod syscall;
 mod system;
 #[cfg(test)]
 mod testing;
+mod update;
 mod vector;
 mod vectors;
 mod xsave;
@@ -333,16 +336,17 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         Cmpxchg16b => cmpxchg16b::execute(cpu, insn),
         Clac | Stac | Clc | Stc | Cmc | Cld | Std | Cli => flags::execute(cpu, insn),
         Popcnt | Lzcnt | Tzcnt | Andn | Bextr | Bzhi | Blsi | Blsr | Blsmsk | Pdep | Pext
-        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe => bits::execute(cpu, insn),
+        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe | Crc32 => {
+            bits::execute(cpu, insn)
+        }
         Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xsavec | Xsavec64 | Xsaves | Xsaves64
         | Xrstor | Xrstor64 | Xrstors | Xrstors64 => xsave::execute(cpu, insn),
         Wait | Ldmxcsr | Vldmxcsr | Stmxcsr | Vstmxcsr | Fxsave | Fxsave64 | Fxrstor
         | Fxrstor64 | Fninit | Fnclex | Emms | Fldcw | Fnstcw | Fnstsw => fpu::execute(cpu, insn),
         Xgetbv | Xsetbv | Clts | Invpcid | Rdpid | Rdtsc | Rdtscp | Rdrand | Rdseed | Int3
         | Int => system::execute(cpu, insn),
-        Nop | Endbr64 | Endbr32 | Pause | Mov | Lea | Push | Pop | Jmp | Add | Sub | Cmp | And
-        | Test | Or | Xor => simple::execute(cpu, insn),
-        _ => vector::execute(cpu, insn),
+        _ if vector::is_covered(insn) => vector::execute(cpu, insn),
+        _ => integer::execute(cpu, insn),
     }
 }
 

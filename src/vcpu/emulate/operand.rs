@@ -15,9 +15,20 @@ impl Cpu<'_> {
     /// # Errors
     /// `#GP(0)`, or `#SS(0)` through the stack segment, where it is not canonical.
     pub fn address(&self, insn: &Instruction, index: u32) -> Result<u64, Stop> {
+        self.address_beyond(insn, index, 0)
+    }
+
+    /// The address `distance` bytes beyond the operand's, with the same checks.
+    pub fn address_beyond(
+        &self,
+        insn: &Instruction,
+        index: u32,
+        distance: i64,
+    ) -> Result<u64, Stop> {
         let linear = insn
             .virtual_address(index, 0, |register, _, _| self.address_part(register))
-            .ok_or(Stop::NotCovered)?;
+            .ok_or(Stop::NotCovered)?
+            .wrapping_add_signed(distance);
         self.checked_linear(insn, linear)
     }
 

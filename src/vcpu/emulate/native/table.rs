@@ -102,7 +102,7 @@ pub(in crate::vcpu::emulate) struct Found {
 
 impl Found {
     /// Stub `index` of the row, taken modulo their number.
-    pub fn stub(&self, index: usize) -> Stub {
+    pub(super) fn stub(&self, index: usize) -> Stub {
         let index = self.first + (index & (self.row.stubs - 1));
         // SAFETY: `first` counts the stubs of the rows before this one in the
         // same table, whose code the `stubs!` macro made from the same rows.
