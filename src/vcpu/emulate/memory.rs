@@ -145,8 +145,8 @@ impl Cpu<'_> {
 
     /// The guest's PKRU: zero if that component is in its initial configuration.
     fn pkru(&mut self) -> Result<u32, Stop> {
-        let image = self.state.xsave()?;
         let component = self.host.xsave.component(PKRU_COMPONENT);
+        let image = self.state.image()?;
         Ok(match component {
             Some(component) if image.in_use() >> PKRU_COMPONENT & 1 != 0 => {
                 image.number(component.offset, 4) as u32
