@@ -5,9 +5,9 @@
 //!
 //! | step                 | bits 5:0          | bits 7:6, and what follows            |
 //! |----------------------|-------------------|---------------------------------------|
-//! | a device is accessed | width (5:4), 0..9 | 0: read; 1, 3: write and its data     |
-//! | from outside         | 0..9              | 2: what the device takes from outside |
-//! | save and restore     | 9 and more        |                                       |
+//! | a device is accessed | width, a device   | 0: read; 1, 3: write and its data     |
+//! | from outside         | a device          | 2: what the device takes from outside |
+//! | save and restore     | [`SAVE`] in 3:0   |                                       |
 //!
 //! From the first save on there are two machines, the one that was saved and the
 //! one that was restored. They must do the same ever after.
@@ -27,6 +27,7 @@ use super::script::Script;
 
 /// The machine begins in a state from the input, as if from a broken snapshot.
 const HOSTILE: u8 = 1 << 0;
+const SAVE: u8 = 15;
 /// More would only be slow.
 const MOST_STEPS: usize = 160;
 
@@ -118,9 +119,10 @@ pub fn run(data: &[u8]) {
 
 fn next_step(script: &mut Script) -> Step {
     let code = script.u8();
-    let Some(which) = DEVICES.get(usize::from(code & 0xf)).copied() else {
+    if code & 0xf == SAVE {
         return Step::SaveAndRestore;
-    };
+    }
+    let which = DEVICES[usize::from(code & 0xf) % DEVICES.len()];
     if code >> 6 == 2 {
         return outside(which, script);
     }

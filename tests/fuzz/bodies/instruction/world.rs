@@ -21,7 +21,7 @@ const PT: u64 = 0x5000;
 /// The end of the page tables.
 const TABLES_END: u64 = 0x6000;
 /// Pages that the page table maps, each in a way of its own, to themselves.
-pub const PAGES: std::ops::Range<u64> = 16..48;
+pub const PAGES: std::ops::Range<u64> = 16..30;
 /// Memory that nothing maps.
 pub const SECRET: std::ops::Range<u64> = 0x10_0000..0x10_2000;
 /// What is in it.
