@@ -8,8 +8,6 @@ use super::paging::{Access, Kind, Privilege, WalkError};
 const PAGE: usize = 4096;
 /// Widest access a device is given.
 const DEVICE_WORD: usize = 8;
-/// Component 9 of the XSAVE state is PKRU.
-const PKRU_COMPONENT: u32 = 9;
 
 impl From<WalkError> for Stop {
     fn from(error: WalkError) -> Self {
@@ -141,18 +139,6 @@ impl Cpu<'_> {
         for (at, word) in (gpa..).step_by(DEVICE_WORD).zip(data.chunks(DEVICE_WORD)) {
             self.mmio.write(at, word);
         }
-    }
-
-    /// The guest's PKRU: zero if that component is in its initial configuration.
-    fn pkru(&mut self) -> Result<u32, Stop> {
-        let image = self.state.xsave()?;
-        let component = self.host.xsave.component(PKRU_COMPONENT);
-        Ok(match component {
-            Some(component) if image.in_use() >> PKRU_COMPONENT & 1 != 0 => {
-                image.number(component.offset, 4) as u32
-            }
-            _ => 0,
-        })
     }
 
     /// Linear addresses wrap at 4 GiB outside 64-bit code.
