@@ -14,6 +14,7 @@ pub(super) mod vector {
     pub const GENERAL_PROTECTION: u8 = 13;
     pub const PAGE_FAULT: u8 = 14;
     pub const X87_FLOATING_POINT: u8 = 16;
+    pub const SIMD_FLOATING_POINT: u8 = 19;
 }
 
 /// Highest vector that KVM accepts as an exception; the rest are interrupts.
@@ -57,6 +58,11 @@ impl Exception {
     /// `#MF`.
     pub const fn x87_floating_point() -> Self {
         Self::plain(vector::X87_FLOATING_POINT)
+    }
+
+    /// `#XM`.
+    pub const fn simd_floating_point() -> Self {
+        Self::plain(vector::SIMD_FLOATING_POINT)
     }
 
     /// `#GP(0)`.

@@ -6,6 +6,8 @@ use super::cpu::Cpu;
 use super::error::Stop;
 use super::exception::Exception;
 use super::regs;
+use super::vector::elements;
+use super::vectors::Vector;
 
 impl Cpu<'_> {
     /// The linear address of memory operand `index`.
@@ -34,6 +36,29 @@ impl Cpu<'_> {
     pub fn linear(&self, segment: Register, offset: u64) -> Result<u64, Stop> {
         let base = self.address_part(segment).ok_or(Stop::NotCovered)?;
         self.checked(segment, base.wrapping_add(offset))
+    }
+
+    /// The linear address of element `element` of memory operand `index`, whose
+    /// index register is a vector and holds `indices`.
+    ///
+    /// # Errors
+    /// As [`Cpu::address`].
+    pub fn element_address(
+        &self,
+        insn: &Instruction,
+        index: u32,
+        element: usize,
+        indices: &Vector,
+    ) -> Result<u64, Stop> {
+        let linear = insn
+            .virtual_address(index, element, |register, element, size| {
+                if register.is_vector_register() {
+                    return Some(elements::get(indices, size, element));
+                }
+                self.address_part(register)
+            })
+            .ok_or(Stop::NotCovered)?;
+        self.checked(insn.memory_segment(), linear)
     }
 
     fn checked(&self, segment: Register, linear: u64) -> Result<u64, Stop> {

@@ -62,13 +62,12 @@ pub struct SandboxState {
 }
 
 impl VcpuState for SandboxState {
-    fn xsave(&mut self) -> Result<XsaveImage, EmulateError> {
-        Ok(self.image.clone())
+    fn image(&mut self) -> Result<&XsaveImage, EmulateError> {
+        Ok(&self.image)
     }
 
-    fn set_xsave(&mut self, image: &XsaveImage) -> Result<(), EmulateError> {
-        self.image = image.clone();
-        Ok(())
+    fn image_mut(&mut self) -> Result<&mut XsaveImage, EmulateError> {
+        Ok(&mut self.image)
     }
 
     fn xcr0(&mut self) -> Result<u64, EmulateError> {
