@@ -16,9 +16,12 @@
 //!
 //! A new instruction is a line in [`dispatch`] and a function in its family.
 
+mod amx;
+mod bases;
 mod bits;
 #[cfg(test)]
 mod bits_tests;
+mod caches;
 mod cmpxchg16b;
 mod cpu;
 mod error;
@@ -42,9 +45,11 @@ mod operand;
 mod paging;
 #[cfg(test)]
 mod processor;
+mod protection_keys;
 mod registers;
 mod regs;
 mod sandbox;
+mod segments;
 mod state;
 mod syscall;
 mod system;
@@ -345,6 +350,15 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         | Fxrstor64 | Fninit | Fnclex | Emms | Fldcw | Fnstcw | Fnstsw => fpu::execute(cpu, insn),
         Xgetbv | Xsetbv | Clts | Invpcid | Rdpid | Rdtsc | Rdtscp | Rdrand | Rdseed | Int3
         | Int => system::execute(cpu, insn),
+        Lsl | Lar | Verr | Verw => segments::execute(cpu, insn),
+        Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase | Swapgs => bases::execute(cpu, insn),
+        Rdpkru | Wrpkru => protection_keys::execute(cpu, insn),
+        Lfence | Mfence | Sfence | Serialize | Prefetchnta | Prefetcht0 | Prefetcht1
+        | Prefetcht2 | Prefetchw | Prefetchwt1 | Prefetch | Cldemote | Reservednop | Rdsspd
+        | Rdsspq | Clflush | Clflushopt | Clwb | Wbinvd | Wbnoinvd | Invd | Monitor | Mwait
+        | Monitorx | Mwaitx | Umonitor | Umwait | Tpause | Rdpru => caches::execute(cpu, insn),
+        Movnti | Movdiri | Movdir64b | Clzero => caches::store(cpu, insn),
+        Tilerelease | Ldtilecfg | Sttilecfg => amx::execute(cpu, insn),
         _ if vector::is_covered(insn) => vector::execute(cpu, insn),
         _ => integer::execute(cpu, insn),
     }

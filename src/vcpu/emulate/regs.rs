@@ -15,6 +15,7 @@ pub(super) mod rflags {
     pub const OF: u64 = 1 << 11;
     pub const IOPL: u64 = 3 << 12;
     pub const RF: u64 = 1 << 16;
+    pub const VM: u64 = 1 << 17;
     pub const AC: u64 = 1 << 18;
     /// The six that arithmetic writes.
     pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;
