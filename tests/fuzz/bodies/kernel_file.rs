@@ -1,8 +1,9 @@
-//! Kernel and initrd files: recognised, unpacked and placed in guest memory.
+//! Kernel and initrd files: recognised, unpacked and placed in guest memory; the
+//! names of the kernel's functions.
 //!
 //! Input: choices (8 bits), the initrd's length (16 bits), initrd, kernel. What is in
 //! memory afterwards is checked against the file and the boot protocols, read by
-//! hand here.
+//! hand here. The initrd's bytes are the `System.map` too.
 
 use std::fs::File;
 use std::io::Write;
@@ -88,6 +89,21 @@ pub fn run(data: &[u8]) {
             check_kernel(&ram, kernel.form(), kernel_bytes, options.fresh_memory);
         }
         Err(error) => check_line(&error),
+    }
+    check_names(kernel, initrd_file);
+}
+
+/// A name is one for a line of text, and the address is within the function.
+fn check_names(kernel: Kernel, map: MemoryFile) {
+    let Some(symbols) = kernel.into_symbols(Some(map.0)) else {
+        return;
+    };
+    for address in [0x20_0010, 0xffff_ffff_8100_0010, u64::MAX] {
+        if let Some(symbol) = symbols.nearest(address) {
+            assert!((1..=128).contains(&symbol.name.len()));
+            assert!(symbol.name.bytes().all(|byte| byte.is_ascii_graphic()));
+            assert!(symbol.offset < 1 << 20 && symbol.offset <= address);
+        }
     }
 }
 

@@ -37,6 +37,7 @@ pub fn run(data: &[u8]) {
         fetch,
         own_tables,
     } = world(&mut script);
+    let user = is_user(&sandbox);
     let first = read(&sandbox.ram);
     let mut memory = first.clone();
     for _ in 0..MOST_INSTRUCTIONS {
@@ -60,19 +61,21 @@ pub fn run(data: &[u8]) {
         let insn = (!fetch).then(|| decode(&before, code));
         check_end(&before, &outcome, &sandbox, insn.as_ref());
         match outcome {
-            Outcome::Done => check_rip(&sandbox, insn.as_ref()),
+            Outcome::Done => check_rip(&before, &sandbox, insn.as_ref()),
             // Accessed bits may have been set on the way, in the tables.
             Outcome::NotCovered if !own_tables => assert!(now == memory),
             _ => {}
         }
         memory = now;
         if !matches!(outcome, Outcome::Done) {
-            sandbox.regs.rip = sandbox.regs.rip.wrapping_add(len as u64);
+            // On to the next, as if this one had not been.
+            let next = sandbox.regs.rip.wrapping_add(len as u64);
+            sandbox.regs.rip = next & rip_mask(&sandbox.sregs);
         }
     }
     if paging(&sandbox) && !own_tables && sandbox.sregs.cr3 == TABLES {
         check_secret(&sandbox.ram);
-        if is_user(&sandbox) && !fetch {
+        if user && !fetch {
             check_isolation(&first, &memory);
         }
     }
@@ -99,6 +102,15 @@ fn is_user(sandbox: &Sandbox) -> bool {
 
 fn is_64_bit(sregs: &kvm_sregs) -> bool {
     sregs.efer & 1 << 10 != 0 && sregs.cs.l != 0
+}
+
+/// RIP has 32 bits outside 64-bit code.
+fn rip_mask(sregs: &kvm_sregs) -> u64 {
+    if is_64_bit(sregs) {
+        u64::MAX
+    } else {
+        u32::MAX.into()
+    }
 }
 
 fn paging(sandbox: &Sandbox) -> bool {
@@ -225,14 +237,15 @@ fn decode(before: &Snapshot, code: &[u8]) -> Instruction {
 }
 
 /// What is no branch and no loop goes on behind itself.
-fn check_rip(sandbox: &Sandbox, insn: Option<&Instruction>) {
+fn check_rip(before: &Snapshot, sandbox: &Sandbox, insn: Option<&Instruction>) {
     let Some(insn) = insn else {
         return;
     };
     assert!(!insn.is_invalid());
     let repeats = insn.has_rep_prefix() || insn.has_repne_prefix();
     if insn.flow_control() == FlowControl::Next && !repeats {
-        assert_eq!(sandbox.regs.rip, insn.next_ip(), "{insn:?}");
+        let next = insn.next_ip() & rip_mask(&before.sregs);
+        assert_eq!(sandbox.regs.rip, next, "{insn:?}");
     }
 }
 
