@@ -37,6 +37,8 @@ mod kvm_tests;
 mod memory;
 mod operand;
 mod paging;
+#[cfg(test)]
+mod reference_tests;
 mod registers;
 mod regs;
 mod simple;
