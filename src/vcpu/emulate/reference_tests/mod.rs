@@ -13,3 +13,5 @@ mod logic;
 mod model;
 mod random;
 mod registers;
+mod shift;
+mod shuffle;
