@@ -6,12 +6,15 @@
 //! (FIPS 197, FIPS 180-4); [`harness`] runs their forms on many inputs and
 //! compares everything a guest can see. A form this host lacks must be `#UD`.
 
+mod aes;
 mod arithmetic;
 mod forms;
 mod harness;
 mod logic;
 mod model;
+mod permute;
 mod random;
 mod registers;
+mod sha;
 mod shift;
 mod shuffle;

@@ -32,7 +32,9 @@ shift!(u16, i16; u32, i32; u64, i64);
 fn by_count<T: Shift>(operation: fn(T, u64) -> T) -> Model {
     whole(2, T::SIZE * 8, move |inputs| {
         let count = get(&inputs.sources[1], 0);
-        build(inputs.len, |lane| operation(get(&inputs.sources[0], lane), count))
+        build(inputs.len, |lane| {
+            operation(get(&inputs.sources[0], lane), count)
+        })
     })
 }
 
@@ -71,10 +73,7 @@ macro_rules! evex_count {
 macro_rules! immediate_forms {
     ($sse:literal, $vex:literal, $imm:literal) => {
         [
-            forms![
-                concat!($sse, " xmm1", $imm),
-                concat!($sse, " xmm9", $imm),
-            ],
+            forms![concat!($sse, " xmm1", $imm), concat!($sse, " xmm9", $imm),],
             forms![
                 concat!($vex, " xmm1, xmm3", $imm),
                 concat!($vex, " ymm9, ymm12", $imm),
@@ -123,9 +122,20 @@ fn right_shifts() {
 fn arithmetic_right_shifts() {
     row!("psraw", "vpsraw", BYTES, <u16 as Shift>::arithmetic);
     row!("psrad", "vpsrad", INTEGER, <u32 as Shift>::arithmetic);
-    check(&evex_count!("vpsraq"), INTEGER, &by_count(<u64 as Shift>::arithmetic));
-    let forms = [evex_unary!("vpsraq", ", 17"), broadcast_unary!("vpsraq", qword, ", 99")];
-    check(&forms.concat(), INTEGER, &by_immediate(<u64 as Shift>::arithmetic));
+    check(
+        &evex_count!("vpsraq"),
+        INTEGER,
+        &by_count(<u64 as Shift>::arithmetic),
+    );
+    let forms = [
+        evex_unary!("vpsraq", ", 17"),
+        broadcast_unary!("vpsraq", qword, ", 99"),
+    ];
+    check(
+        &forms.concat(),
+        INTEGER,
+        &by_immediate(<u64 as Shift>::arithmetic),
+    );
 }
 
 #[test]
@@ -141,7 +151,10 @@ fn shifts_by_a_count_for_each_lane() {
     macro_rules! row {
         ($m:literal, $size:ident, $t:ty, $operation:ident) => {
             let forms = [vex!($m), evex!($m), broadcast!($m, $size)].concat();
-            let isa = Isa { vex_128: "avx2", ..INTEGER };
+            let isa = Isa {
+                vex_128: "avx2",
+                ..INTEGER
+            };
             check(&forms, isa, &lanes2(|a: $t, b: $t| a.$operation(b.into())));
         };
     }
@@ -152,7 +165,8 @@ fn shifts_by_a_count_for_each_lane() {
     row!("vpsravd", dword, u32, arithmetic);
     let forms = [evex!("vpsravq"), broadcast!("vpsravq", qword)].concat();
     check(&forms, INTEGER, &lanes2(|a: u64, b: u64| a.arithmetic(b)));
-    let words = |operation: fn(u16, u64) -> u16| lanes2(move |a: u16, b: u16| operation(a, b.into()));
+    let words =
+        |operation: fn(u16, u64) -> u16| lanes2(move |a: u16, b: u16| operation(a, b.into()));
     check(&evex!("vpsllvw"), BYTES, &words(Shift::left));
     check(&evex!("vpsrlvw"), BYTES, &words(Shift::right));
     check(&evex!("vpsravw"), BYTES, &words(Shift::arithmetic));
@@ -163,7 +177,11 @@ fn rotations() {
     macro_rules! row {
         ($m:literal, $size:ident, $imm:literal, $t:ty, $rotate:ident) => {
             let forms = [evex_unary!($m, $imm), broadcast_unary!($m, $size, $imm)].concat();
-            check(&forms, INTEGER, &lanes1i(|a: $t, count| a.$rotate(count.into())));
+            check(
+                &forms,
+                INTEGER,
+                &lanes1i(|a: $t, count| a.$rotate(count.into())),
+            );
         };
     }
     row!("vprold", dword, ", 7", u32, rotate_left);
@@ -187,7 +205,10 @@ fn rotations() {
 /// The bytes of each 16 are moved; counts past 15 clear them.
 #[test]
 fn byte_shifts() {
-    let isa = Isa { evex: "avx512bw", ..INTEGER };
+    let isa = Isa {
+        evex: "avx512bw",
+        ..INTEGER
+    };
     macro_rules! row {
         ($sse:literal, $vex:literal, $imm:literal, $model:expr) => {
             let forms = forms![
@@ -243,6 +264,30 @@ macro_rules! double_shift {
         }
     };
 }
-double_shift!(words_are_shifted_in, "vpshldw", "vpshrdw", "vpshldvw", "vpshrdvw", u16, u32);
-double_shift!(doublewords_are_shifted_in, "vpshldd", "vpshrdd", "vpshldvd", "vpshrdvd", u32, u64);
-double_shift!(quadwords_are_shifted_in, "vpshldq", "vpshrdq", "vpshldvq", "vpshrdvq", u64, u128);
+double_shift!(
+    words_are_shifted_in,
+    "vpshldw",
+    "vpshrdw",
+    "vpshldvw",
+    "vpshrdvw",
+    u16,
+    u32
+);
+double_shift!(
+    doublewords_are_shifted_in,
+    "vpshldd",
+    "vpshrdd",
+    "vpshldvd",
+    "vpshrdvd",
+    u32,
+    u64
+);
+double_shift!(
+    quadwords_are_shifted_in,
+    "vpshldq",
+    "vpshrdq",
+    "vpshldvq",
+    "vpshrdvq",
+    u64,
+    u128
+);

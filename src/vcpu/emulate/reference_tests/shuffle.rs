@@ -23,7 +23,11 @@ fn unpack<T: Lane>(half: usize) -> Model {
 fn interleaving() {
     macro_rules! row {
         ($sse:literal, $vex:literal, $isa:expr, $model:expr) => {
-            check(&[sse!($sse), vex!($vex), evex!($vex)].concat(), $isa, &$model);
+            check(
+                &[sse!($sse), vex!($vex), evex!($vex)].concat(),
+                $isa,
+                &$model,
+            );
         };
     }
     row!("punpcklbw", "vpunpcklbw", BYTES, unpack::<u8>(0));
@@ -56,7 +60,11 @@ fn pack<From: Lane, To: Lane>(narrow: fn(From) -> To) -> Model {
 fn packing_with_saturation() {
     macro_rules! row {
         ($sse:literal, $vex:literal, $isa:expr, $model:expr) => {
-            check(&[sse!($sse), vex!($vex), evex!($vex)].concat(), $isa, &$model);
+            check(
+                &[sse!($sse), vex!($vex), evex!($vex)].concat(),
+                $isa,
+                &$model,
+            );
         };
     }
     let bytes = pack(|a: i16| a.clamp(-128, 127) as i8);
@@ -65,7 +73,11 @@ fn packing_with_saturation() {
     row!("packuswb", "vpackuswb", BYTES, bytes);
     let words = pack(|a: i32| a.clamp(-0x8000, 0x7fff) as i16);
     row!("packssdw", "vpackssdw", BYTES, words);
-    check(&broadcast!("vpackssdw", dword), BYTES, &pack(|a: i32| a.clamp(-0x8000, 0x7fff) as i16));
+    check(
+        &broadcast!("vpackssdw", dword),
+        BYTES,
+        &pack(|a: i32| a.clamp(-0x8000, 0x7fff) as i16),
+    );
     let words = pack(|a: i32| a.clamp(0, 0xffff) as u16);
     let sse4 = Isa {
         sse: "sse4.1",
@@ -85,7 +97,11 @@ fn bytes_selected_by_bytes() {
             }
         })
     });
-    check(&[sse!("pshufb"), vex!("vpshufb"), evex!("vpshufb")].concat(), SSSE3, &model);
+    check(
+        &[sse!("pshufb"), vex!("vpshufb"), evex!("vpshufb")].concat(),
+        SSSE3,
+        &model,
+    );
 }
 
 /// Field `lane` of an immediate made of two-bit fields.
@@ -115,7 +131,16 @@ fn lanes_selected_by_an_immediate() {
             ];
             check(&forms.concat(), BYTES, &low);
             let high = blocks1(16, |a, imm| {
-                block::<u16>(|lane| get(&a, if lane < 4 { lane } else { 4 + field(imm, lane - 4) }))
+                block::<u16>(|lane| {
+                    get(
+                        &a,
+                        if lane < 4 {
+                            lane
+                        } else {
+                            4 + field(imm, lane - 4)
+                        },
+                    )
+                })
             });
             let forms = [
                 sse!("pshufhw", $imm),
@@ -165,7 +190,10 @@ fn quadwords_of_two_sources() {
                     get::<u64>(&inputs.sources[0], lane / 2 * 2 + bit)
                 })
             });
-            let forms = [vex_unary!("vpermilpd", $imm), evex_unary!("vpermilpd", $imm)];
+            let forms = [
+                vex_unary!("vpermilpd", $imm),
+                evex_unary!("vpermilpd", $imm),
+            ];
             check(&forms.concat(), FLOAT, &model);
         };
     }
@@ -205,16 +233,27 @@ fn lanes_selected_by_lanes() {
     let model = blocks2(32, |a, select, _| {
         block::<u32>(|lane| get(&a, (get::<u32>(&select, lane) & 3) as usize))
     });
-    let forms = [vex!("vpermilps"), evex!("vpermilps"), broadcast!("vpermilps", dword)];
+    let forms = [
+        vex!("vpermilps"),
+        evex!("vpermilps"),
+        broadcast!("vpermilps", dword),
+    ];
     check(&forms.concat(), FLOAT, &model);
     // Bit 1 selects, not bit 0.
     let model = blocks2(64, |a, select, _| {
         block::<u64>(|lane| get(&a, (get::<u64>(&select, lane) >> 1 & 1) as usize))
     });
-    let forms = [vex!("vpermilpd"), evex!("vpermilpd"), broadcast!("vpermilpd", qword)];
+    let forms = [
+        vex!("vpermilpd"),
+        evex!("vpermilpd"),
+        broadcast!("vpermilpd", qword),
+    ];
     check(&forms.concat(), FLOAT, &model);
     let model = blocks1(32, |a, imm| block::<u32>(|lane| get(&a, field(imm, lane))));
-    let forms = [vex_unary!("vpermilps", ", 141"), evex_unary!("vpermilps", ", 141")];
+    let forms = [
+        vex_unary!("vpermilps", ", 141"),
+        evex_unary!("vpermilps", ", 141"),
+    ];
     check(&forms.concat(), FLOAT, &model);
 }
 
@@ -261,7 +300,11 @@ fn blends_by_an_immediate() {
             let words = blocks2(16, |a, b, imm| {
                 block::<u16>(|lane| get(if imm >> lane & 1 == 0 { &a } else { &b }, lane))
             });
-            check(&[sse!("pblendw", $imm), vex!("vpblendw", $imm)].concat(), sse4, &words);
+            check(
+                &[sse!("pblendw", $imm), vex!("vpblendw", $imm)].concat(),
+                sse4,
+                &words,
+            );
             let by_lane = |inputs: &Inputs, lane: usize| {
                 inputs.sources[usize::from(inputs.immediate >> lane & 1)]
             };
@@ -282,8 +325,16 @@ fn blends_by_an_immediate() {
                 ..sse4
             };
             check(&vex!("vpblendd", $imm), avx2, &singles());
-            check(&[sse!("blendps", $imm), vex!("vblendps", $imm)].concat(), avx, &singles());
-            check(&[sse!("blendpd", $imm), vex!("vblendpd", $imm)].concat(), avx, &doubles);
+            check(
+                &[sse!("blendps", $imm), vex!("vblendps", $imm)].concat(),
+                avx,
+                &singles(),
+            );
+            check(
+                &[sse!("blendpd", $imm), vex!("vblendpd", $imm)].concat(),
+                avx,
+                &doubles,
+            );
         };
     }
     row!(", 170");
@@ -314,7 +365,11 @@ fn sums_of_shifted_differences() {
                 sse: "sse4.1",
                 ..INTEGER
             };
-            check(&[sse!("mpsadbw", $imm), vex!("vmpsadbw", $imm)].concat(), isa, &model);
+            check(
+                &[sse!("mpsadbw", $imm), vex!("vmpsadbw", $imm)].concat(),
+                isa,
+                &model,
+            );
         };
     }
     row!(", 0");
