@@ -246,9 +246,10 @@ fn apply(machine: &mut Machine, form: &Form, model: &Model) {
     while values.len() < model.sources {
         values.insert(0, old);
     }
+    let source_len = sources.first().map_or(0, |source| vector_size(source));
     let len = match destination.kind {
         Kind::Vector { size, .. } | Kind::Memory { size, .. } => size,
-        _ => sources.first().map_or(0, |source| vector_size(source)),
+        _ => source_len,
     };
     let mask = destination
         .mask
@@ -258,6 +259,7 @@ fn apply(machine: &mut Machine, form: &Form, model: &Model) {
         old,
         immediate: immediate.unwrap_or(0),
         len,
+        source_len,
         mask,
         zeroing: destination.zeroing,
         mxcsr: guest::mxcsr(machine),
@@ -277,7 +279,9 @@ fn apply(machine: &mut Machine, form: &Form, model: &Model) {
     if let Some(flags) = output.flags {
         machine.regs.rflags = machine.regs.rflags & !FLAGS | flags;
     }
-    store(machine, form, destination, &result, written);
+    if output.len != Some(0) {
+        store(machine, form, destination, &result, written);
+    }
 }
 
 fn apply_mask(result: &mut Vector, inputs: &Inputs, size: usize, len: usize) {

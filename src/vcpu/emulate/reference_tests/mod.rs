@@ -8,13 +8,18 @@
 
 mod aes;
 mod arithmetic;
+mod compare;
 mod forms;
 mod harness;
+mod insert;
 mod logic;
+mod masks;
 mod model;
+mod moves;
 mod permute;
 mod random;
 mod registers;
 mod sha;
 mod shift;
 mod shuffle;
+mod widths;

@@ -12,6 +12,8 @@ pub struct Inputs {
     pub immediate: u8,
     /// Length of the destination in bytes; of the first source for a destination that is an opmask or general register.
     pub len: usize,
+    /// Length of the first source operand's register in bytes, 0 if that is memory.
+    pub source_len: usize,
     /// Opmask: all ones for none.
     pub mask: u64,
     pub zeroing: bool,
@@ -21,7 +23,8 @@ pub struct Inputs {
 /// What an instruction gives.
 pub struct Output {
     pub value: Vector,
-    /// Bytes of `value` that count, if it is not the whole destination; the rest of it becomes zero.
+    /// Bytes of `value` that count, if it is not the whole destination; the rest of it
+    /// becomes zero. With 0 nothing is written.
     pub len: Option<usize>,
     /// Arithmetic flags, where the instruction sets them.
     pub flags: Option<u64>,
