@@ -4,7 +4,7 @@
 //! region, 255:128 in component 2, 511:256 in component 6; registers 16 to 31
 //! whole in component 7; opmasks in component 5.
 
-use iced_x86::{EncodingKind, Instruction, OpKind, Register};
+use iced_x86::{EncodingKind, Instruction, MemorySize, OpKind, Register};
 
 use super::cpu::{Cpu, Host};
 use super::error::Stop;
@@ -63,15 +63,26 @@ fn uses_opmasks(insn: &Instruction) -> bool {
         .any(|index| insn.op_kind(index) == OpKind::Register && insn.op_register(index).is_k())
 }
 
-/// Length of the vectors the instruction works on in bytes: that of the longest among them.
-pub(super) fn length(insn: &Instruction) -> Result<usize, Stop> {
+/// Length of the vectors the instruction works on in bytes: that of the longest
+/// among its registers and its memory operand.
+pub(super) fn length(insn: &Instruction) -> usize {
+    use MemorySize::{
+        Broadcast256_Float64, Broadcast256_Int64, Broadcast256_UInt64, Broadcast512_Float64,
+        Broadcast512_Int64, Broadcast512_UInt64,
+    };
+    let memory = match insn.memory_size() {
+        // Conversions to shorter elements: the destination does not tell.
+        Broadcast256_Float64 | Broadcast256_Int64 | Broadcast256_UInt64 => 32,
+        Broadcast512_Float64 | Broadcast512_Int64 | Broadcast512_UInt64 => 64,
+        size => size.size(),
+    };
     (0..insn.op_count())
         .filter(|index| insn.op_kind(*index) == OpKind::Register)
         .map(|index| insn.op_register(index))
         .filter(|register| register.is_vector_register())
         .map(Register::size)
-        .max()
-        .ok_or(Stop::NotCovered)
+        .fold(memory.max(16), usize::max)
+        .min(64)
 }
 
 /// The first `len` bytes of vector register `register`, zeros after them.

@@ -194,12 +194,12 @@ fn keep_masked_out_elements_silent(op: &Operation<'_>, found: &Found, frame: &mu
         4 => 0x3f80_0000,
         _ => 0x3ff0_0000_0000_0000,
     };
-    let count = if row.kind.is_scalar() {
-        1
-    } else {
-        elements::count(op.len, row.size)
-    };
-    for index in (0..count).filter(|index| !op.mask.has(*index)) {
+    if row.kind.is_scalar() {
+        return;
+    }
+    for index in
+        (0..elements::count(op.len, row.size.max(size))).filter(|index| !op.mask.has(*index))
+    {
         // Two elements of a piece that widens are followed by as many unused ones.
         let at = match row.kind {
             Kind::Widen => {
@@ -222,6 +222,9 @@ fn run(
     frame: &mut Frame,
 ) -> Result<Option<Exception>, Stop> {
     let row = found.row;
+    if row.kind.is_scalar() && !op.mask.has(0) {
+        return Ok(None);
+    }
     let pieces = if row.kind.is_scalar() { 1 } else { op.len / 16 };
     let which = match row.kind {
         Kind::FromGeneral => usize::from(cpu.operand_size(op.insn, op.last()) == 8),

@@ -11,6 +11,8 @@ mod moves;
 pub(super) mod operation;
 mod opmask;
 mod parts;
+#[cfg(test)]
+mod processor_tests;
 mod shuffle;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ use super::native;
 
 type Semantics = fn(&mut Cpu<'_>, &Operation<'_>) -> Result<(), Stop>;
 
-/// Whether `insn` is one of these.
+/// Whether `insn` is one of these. (MOVSD and CMPSD are string instructions too.)
 pub(super) fn is_covered(insn: &Instruction) -> bool {
     !insn.is_string_instruction()
         && (native::find(insn.mnemonic()).is_some() || semantics(insn.mnemonic()).is_some())
@@ -32,10 +34,6 @@ pub(super) fn is_covered(insn: &Instruction) -> bool {
 
 /// Executes any of them.
 pub(super) fn execute(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
-    // MOVSD and CMPSD are string instructions too.
-    if insn.is_string_instruction() {
-        return Err(Stop::NotCovered);
-    }
     if let Some(found) = native::find(insn.mnemonic()) {
         return native::execute(cpu, insn, &found);
     }

@@ -1,6 +1,6 @@
 //! One vector instruction: its operands, its opmask, and where its result goes.
 
-use iced_x86::{Instruction, OpKind, Register};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::super::cpu::Cpu;
 use super::super::error::Stop;
@@ -77,7 +77,7 @@ impl<'i> Operation<'i> {
             form,
             mask,
             operands,
-            len: vectors::length(insn).unwrap_or(16),
+            len: vectors::length(insn),
         })
     }
 
@@ -175,7 +175,9 @@ impl<'i> Operation<'i> {
 
     /// What a memory operand must be a multiple of: the SSE forms ask for 16.
     fn alignment(&self, bytes: usize) -> u64 {
-        if self.form == Form::Sse && bytes == 16 {
+        use Mnemonic::{Lddqu, Movdqu, Movupd, Movups};
+        let lenient = matches!(self.insn.mnemonic(), Movups | Movupd | Movdqu | Lddqu);
+        if self.form == Form::Sse && bytes == 16 && !lenient {
             16
         } else {
             1
