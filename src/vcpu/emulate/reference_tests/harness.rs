@@ -1,9 +1,11 @@
 //! Runs forms of an instruction on many inputs and compares all a guest can see with the model.
 
+use super::super::error::Stop;
 use super::super::exception::Exception;
 use super::super::testing::{KERNEL_DATA, Machine, RIP};
 use super::forms::{Form, Kind, Operand};
 use super::model::{Inputs, Masking, Model, Vector};
+use super::processor::Processor;
 use super::random::Random;
 use super::registers as guest;
 
@@ -40,8 +42,9 @@ const FLAGS: u64 = 0x8d5;
 const WINDOW: u64 = KERNEL_DATA + 0xe00;
 const WINDOW_LEN: usize = 0x400;
 
-/// Whether this host can execute the form.
-pub fn host_executes(form: &Form, isa: Isa) -> bool {
+/// Whether `processor` can execute the form.
+fn executes(processor: Processor, form: &Form, isa: Isa) -> bool {
+    let has = |feature| processor.has(feature);
     let size = form.operands().iter().map(vector_size).max().unwrap_or(0);
     if form.is_legacy() {
         has(isa.sse)
@@ -68,57 +71,24 @@ fn vector_size(operand: &Operand) -> usize {
     }
 }
 
-fn has(feature: &str) -> bool {
-    macro_rules! ask {
-        ($($name:tt),* $(,)?) => {
-            match feature {
-                $($name => std::arch::is_x86_feature_detected!($name),)*
-                other => panic!("{other} is not asked for"),
-            }
-        };
-    }
-    ask!(
-        "sse2",
-        "sse3",
-        "ssse3",
-        "sse4.1",
-        "sse4.2",
-        "aes",
-        "pclmulqdq",
-        "sha",
-        "gfni",
-        "avx",
-        "avx2",
-        "fma",
-        "f16c",
-        "vaes",
-        "vpclmulqdq",
-        "avxvnni",
-        "avx512f",
-        "avx512bw",
-        "avx512dq",
-        "avx512vl",
-        "avx512cd",
-        "avx512vbmi",
-        "avx512vbmi2",
-        "avx512ifma",
-        "avx512vnni",
-        "avx512bitalg",
-        "avx512vpopcntdq",
-        "bmi2",
-    )
-}
-
-/// Runs each form on [`INPUTS_PER_FORM`] inputs; all wrong ones of the list are told together.
+/// Runs each form on many inputs; all wrong ones of the list are told together.
 pub fn check(forms: &[Form], isa: Isa, model: &Model) {
     let mut failures = Vec::new();
-    let (mut machine, mut expected) = (guest::machine(), guest::machine());
+    let mut machines = [guest::machine(), guest::machine()];
     for (number, form) in forms.iter().enumerate() {
-        for seed in 0..INPUTS_PER_FORM {
-            let mut random = Random::new(seed << 8 | number as u64);
-            let result = check_once(&mut machine, &mut expected, form, isa, model, &mut random);
+        for (processor, inputs) in [
+            (Processor::Host, INPUTS_PER_FORM),
+            (Processor::Avx2, 2),
+            (Processor::Sse2, 1),
+        ] {
+            machines[0].host.features = processor.features();
+            let executes = executes(processor, form, isa);
+            let result = (0..inputs).try_for_each(|input| {
+                let random = Random::new(input << 8 | number as u64);
+                check_once(&mut machines, form, executes, model, random)
+            });
             if let Err(failure) = result {
-                failures.push(format!("{} (input {seed}): {failure}", form.text));
+                failures.push(format!("{} on {processor:?}: {failure}", form.text));
                 break;
             }
         }
@@ -127,30 +97,24 @@ pub fn check(forms: &[Form], isa: Isa, model: &Model) {
 }
 
 fn check_once(
-    machine: &mut Machine,
-    expected: &mut Machine,
+    machines: &mut [Machine; 2],
     form: &Form,
-    isa: Isa,
+    executes: bool,
     model: &Model,
-    random: &mut Random,
+    mut random: Random,
 ) -> Result<(), String> {
-    randomize(machine, form, random);
-    copy(machine, expected);
-    if !host_executes(form, isa) {
-        return match machine.run(form.code) {
-            Err(super::super::error::Stop::Fault(fault))
-                if fault == Exception::invalid_opcode() =>
-            {
-                Ok(())
-            }
-            other => Err(format!("{other:?} where this host has no such instruction")),
-        };
+    let [machine, expected] = machines;
+    randomize(machine, form, &mut random);
+    guest::set_mxcsr(machine, model.mxcsr);
+    same(machine, expected);
+    let result = machine.run(form.code);
+    if executes {
+        apply(expected, form, model);
+        expected.regs.rip = RIP + form.code.len() as u64;
+        result.map_err(|stop| format!("{stop:?}, code {:02x?}", form.code))?;
+    } else if !matches!(result, Err(Stop::Fault(fault)) if fault == Exception::invalid_opcode()) {
+        return Err(format!("{result:?}, though it has no such instruction"));
     }
-    apply(expected, form, model);
-    expected.regs.rip = RIP + form.code.len() as u64;
-    machine
-        .run(form.code)
-        .map_err(|stop| format!("{stop:?}, code {:02x?}", form.code))?;
     differences(machine, expected)
 }
 
@@ -167,7 +131,6 @@ pub fn randomize(machine: &mut Machine, form: &Form, random: &mut Random) {
     for number in 0..4 {
         *guest::general(machine, number) = random.next();
     }
-    guest::set_mxcsr(machine, 0x1f80);
     machine.state.image.set_in_use(guest::ALL);
     let mut bytes = [0; WINDOW_LEN];
     random.fill(&mut bytes);
@@ -184,7 +147,8 @@ pub fn randomize(machine: &mut Machine, form: &Form, random: &mut Random) {
     machine.regs.rflags = 2 | random.next() & FLAGS;
 }
 
-fn copy(from: &Machine, to: &mut Machine) {
+/// Makes `to` what `from` is, as far as [`differences`] looks.
+pub fn same(from: &Machine, to: &mut Machine) {
     to.regs = from.regs;
     to.state.image = from.state.image.clone();
     to.ram.write(WINDOW, &memory(from)).unwrap();
@@ -262,7 +226,6 @@ fn apply(machine: &mut Machine, form: &Form, model: &Model) {
         source_len,
         mask,
         zeroing: destination.zeroing,
-        mxcsr: guest::mxcsr(machine),
     };
     let output = (model.function)(&inputs);
     let mut result = output.value;

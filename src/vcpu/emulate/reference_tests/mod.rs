@@ -9,7 +9,10 @@
 mod aes;
 mod arithmetic;
 mod compare;
+mod enablement;
+mod faults;
 mod forms;
+mod gather;
 mod harness;
 mod insert;
 mod logic;
@@ -17,6 +20,7 @@ mod masks;
 mod model;
 mod moves;
 mod permute;
+mod processor;
 mod random;
 mod registers;
 mod sha;

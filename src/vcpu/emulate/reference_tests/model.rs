@@ -17,7 +17,6 @@ pub struct Inputs {
     /// Opmask: all ones for none.
     pub mask: u64,
     pub zeroing: bool,
-    pub mxcsr: u32,
 }
 
 /// What an instruction gives.
@@ -65,6 +64,35 @@ pub struct Model {
     pub sources: usize,
     pub masking: Masking,
     pub function: Function,
+    /// MXCSR before and after: all exceptions masked and, for instructions that
+    /// raise them, reported already.
+    pub mxcsr: u32,
+}
+
+impl Model {
+    /// Of an instruction that may raise floating-point exceptions.
+    pub fn float(self) -> Self {
+        Self {
+            mxcsr: 0x1fbf,
+            ..self
+        }
+    }
+
+    /// Of an instruction that works on element 0 alone, and copies what is above.
+    pub fn scalar(self, bits: usize) -> Self {
+        Self {
+            masking: Masking::Scalar(bits),
+            ..self
+        }
+    }
+
+    /// Of an instruction whose opmask is the function's business.
+    pub fn own_masking(self) -> Self {
+        Self {
+            masking: Masking::Own,
+            ..self
+        }
+    }
 }
 
 pub trait Lane: Copy + Default + 'static {
@@ -115,6 +143,7 @@ pub fn whole<O: Into<Output>>(
         sources,
         masking: Masking::Lanes(bits),
         function: Box::new(move |inputs| function(inputs).into()),
+        mxcsr: 0x1f80,
     }
 }
 

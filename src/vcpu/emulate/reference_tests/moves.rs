@@ -14,6 +14,7 @@ fn low<T: Lane>() -> Model {
             set(&mut value, 0, get::<T>(&inputs.sources[1], 0));
             value.into()
         }),
+        mxcsr: 0x1f80,
     }
 }
 

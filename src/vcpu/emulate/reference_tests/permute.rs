@@ -246,6 +246,7 @@ fn mask_blend<T: Lane>() -> Model {
             })
             .into()
         }),
+        mxcsr: 0x1f80,
     }
 }
 
@@ -321,6 +322,7 @@ fn compress<T: Lane>() -> Model {
             }
             value.into()
         }),
+        mxcsr: 0x1f80,
     }
 }
 

@@ -20,13 +20,16 @@ impl Random {
         const EDGES: [u64; 6] = [0, u64::MAX, 1 << 63, u64::MAX >> 1, 1, u64::MAX - 1];
         let choice = self.next();
         let mut edge = || EDGES[(self.next() % 6) as usize];
-        match choice % 8 {
+        match choice % 10 {
             0 => edge(),
             1 => (edge() >> 32) << 32 | edge() >> 32,
             2 => (0..4).fold(0, |word, _| word << 16 | edge() >> 48),
             3 => (0..8).fold(0, |word, _| word << 8 | edge() >> 56),
             4 => self.next() % 80,
             5 => self.next() & 0x0041_003f_0021_001f,
+            // Floating-point numbers that are not far from each other.
+            6 => self.next() & 0x87ff_ffff_87ff_ffff | 0x3800_0000_3800_0000,
+            7 => self.next() & 0x803f_ffff_ffff_ffff | 0x3fc0_0000_0000_0000,
             _ => self.next(),
         }
     }
