@@ -46,6 +46,8 @@ mod paging;
 #[cfg(test)]
 mod processor;
 mod protection_keys;
+#[cfg(test)]
+mod reference_tests;
 mod registers;
 mod regs;
 mod run_ahead;
@@ -75,6 +77,7 @@ use kvm_ioctls::VcpuFd;
 
 use self::cpu::{Cpu, Host};
 use self::error::Stop;
+use self::exception::Exception;
 use self::failure::{InstructionBytes, MAX_INSTRUCTION};
 use self::hooks::{Breakpoint, VcpuHook};
 use self::paging::Kind;
@@ -356,7 +359,7 @@ fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, St
     );
     let insn = decoder.decode();
     if insn.is_invalid() {
-        return Err(Stop::NotCovered);
+        return Err(undecodable(cpu, bytes));
     }
     cpu.regs.rip = if cpu.is_64_bit() {
         insn.next_ip()
@@ -364,6 +367,18 @@ fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, St
         insn.next_ip() & 0xffff_ffff
     };
     Ok(insn)
+}
+
+/// `#UD` for a vector instruction with a combination of operands that the
+/// processor forbids; else nothing is known of the bytes.
+fn undecodable(cpu: &Cpu<'_>, bytes: &InstructionBytes) -> Stop {
+    let lenient = DecoderOptions::NO_INVALID_CHECK;
+    let insn = Decoder::new(cpu.bitness(), bytes.as_slice(), lenient).decode();
+    if vector::is_covered(&insn) {
+        Exception::invalid_opcode().into()
+    } else {
+        Stop::NotCovered
+    }
 }
 
 /// From an instruction to its semantics.
