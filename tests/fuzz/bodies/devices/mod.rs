@@ -97,7 +97,13 @@ pub fn run(data: &[u8]) {
             clock.store(nanoseconds, Ordering::Relaxed);
         }
         if matches!(step, Step::SaveAndRestore) {
-            restored = Some(restore(&machine, &clock));
+            // By way of a file once: that is slow, and the same each time.
+            let state = if restored.is_none() {
+                written_and_read(&machine.state())
+            } else {
+                machine.state()
+            };
+            restored = Some(restore(&machine, state, &clock));
             model = SerialModel::new(&machine.state().serial);
             continue;
         }
@@ -111,6 +117,7 @@ pub fn run(data: &[u8]) {
         check_events(&step, &deeds);
         ioapic::check(&step, &before, &deeds, &machine, hostile);
     }
+    assert_eq!(machine.serial.state(), model.state());
     if let Some(copy) = restored {
         assert_eq!(copy.state(), machine.state());
         assert_eq!(copy.routes(), machine.routes());
@@ -202,14 +209,18 @@ fn take(machine: &mut Machine, step: &Step) -> Deeds {
 }
 
 /// A second machine from what the first saves. It does nothing of its own accord.
-fn restore(machine: &Machine, clock: &Clock) -> Machine {
-    let saved = serde_json::to_vec(&machine.state()).expect("a state can be written");
-    let state: State = serde_json::from_slice(&saved).expect("what was written can be read");
+fn restore(machine: &Machine, state: State, clock: &Clock) -> Machine {
     let copy = Machine::new(state, clock);
     assert_eq!(copy.state(), machine.state());
     assert_eq!(copy.deeds(), Deeds::default());
     assert_eq!(copy.routes(), machine.routes());
     copy
+}
+
+/// The state as a snapshot's file would bring it back.
+fn written_and_read(state: &State) -> State {
+    let saved = serde_json::to_vec(state).expect("a state can be written");
+    serde_json::from_slice(&saved).expect("what was written can be read")
 }
 
 /// The port does what the model does; a guest that waits for input is told of it.
@@ -228,7 +239,10 @@ fn check_serial(model: &mut SerialModel, step: &Step, deeds: &Deeds, machine: &M
             assert_eq!(deeds.answer, taken.to_le_bytes());
             assert!(!wanted);
         }
-        _ => assert!(!wanted),
+        _ => {
+            assert!(!wanted && deeds.serial_pulses == 0 && deeds.output.is_empty());
+            return;
+        }
     }
     assert_eq!(deeds.serial_pulses, model.pulses, "{step:?}");
     assert_eq!(deeds.output, model.output, "{step:?}");
