@@ -9,8 +9,10 @@
 mod aes;
 mod arithmetic;
 mod compare;
+mod convert;
 mod enablement;
 mod faults;
+mod float;
 mod forms;
 mod gather;
 mod harness;
