@@ -16,9 +16,12 @@
 //!
 //! A new instruction is a line in [`dispatch`] and a function in its family.
 
+mod amx;
+mod bases;
 mod bits;
 #[cfg(test)]
 mod bits_tests;
+mod caches;
 mod cmpxchg16b;
 mod cpu;
 mod error;
@@ -42,11 +45,16 @@ mod operand;
 mod paging;
 #[cfg(test)]
 mod processor;
+mod protection_keys;
 #[cfg(test)]
 mod reference_tests;
 mod registers;
 mod regs;
+mod run_ahead;
+#[cfg(test)]
+mod run_ahead_tests;
 mod sandbox;
+mod segments;
 mod state;
 mod syscall;
 mod system;
@@ -69,6 +77,7 @@ use kvm_ioctls::VcpuFd;
 
 use self::cpu::{Cpu, Host};
 use self::error::Stop;
+use self::exception::Exception;
 use self::failure::{InstructionBytes, MAX_INSTRUCTION};
 use self::hooks::{Breakpoint, VcpuHook};
 use self::paging::Kind;
@@ -155,16 +164,23 @@ impl Emulator {
             ram: &self.ram,
             mmio: &self.mmio,
             state: &mut state,
+            ram_only: false,
             host: self.host.get_or_init(Host::detect),
         };
         let mut seen = given.unwrap_or_default();
-        let result = step(
+        let result = match step(
             &mut cpu,
             given,
             &mut seen,
             self.hook.as_mut(),
             &mut self.counts,
-        );
+        ) {
+            // Where kernel code runs natively, it does so sooner than here.
+            Ok(Done::Vector) if self.hook.is_some() && cpu.cpl() == 0 => {
+                run_ahead::run(&mut cpu, &mut self.counts)
+            }
+            result => result.map(|_| ()),
+        };
         let mut after = Registers {
             regs: cpu.regs,
             sregs: cpu.sregs,
@@ -243,6 +259,13 @@ impl Emulator {
     }
 }
 
+/// What kind of instruction was completed.
+enum Done {
+    /// One on vector registers: more are likely to follow.
+    Vector,
+    Other,
+}
+
 /// One instruction. `seen` becomes its bytes, for an error's text. The registers
 /// are as before it unless it completes.
 fn step(
@@ -251,10 +274,10 @@ fn step(
     seen: &mut InstructionBytes,
     hook: Option<&mut VcpuHook>,
     counts: &mut [u64],
-) -> Result<(), Stop> {
+) -> Result<Done, Stop> {
     let before = (cpu.regs, cpu.sregs);
     let result = try_step(cpu, given, seen, hook, counts);
-    if !matches!(result, Ok(()) | Err(Stop::Trap(_))) {
+    if !matches!(result, Ok(_) | Err(Stop::Trap(_))) {
         (cpu.regs, cpu.sregs) = before;
     }
     result
@@ -266,7 +289,7 @@ fn try_step(
     seen: &mut InstructionBytes,
     hook: Option<&mut VcpuHook>,
     counts: &mut [u64],
-) -> Result<(), Stop> {
+) -> Result<Done, Stop> {
     // KVM gives what it had fetched, which ends with the page of the first byte.
     *seen = match given {
         Some(bytes) if bytes.as_slice().len() == MAX_INSTRUCTION => bytes,
@@ -278,17 +301,28 @@ fn try_step(
         && cpu.is_64_bit()
     {
         match hook.on_breakpoint(cpu)? {
-            Breakpoint::Syscall => return Ok(()),
+            Breakpoint::Syscall => return Ok(Done::Other),
             Breakpoint::PageFault(displaced) => {
                 *seen = seen.with_first(displaced);
                 let insn = decode(cpu, seen)?;
-                return dispatch(cpu, &insn);
+                dispatch(cpu, &insn)?;
+                return Ok(Done::Other);
             }
             Breakpoint::Guests => {}
         }
     }
     let insn = decode(cpu, seen)?;
-    let result = dispatch(cpu, &insn);
+    execute(cpu, &insn, counts)?;
+    Ok(if vector::is_covered(&insn) {
+        Done::Vector
+    } else {
+        Done::Other
+    })
+}
+
+/// Executes and counts.
+fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, counts: &mut [u64]) -> Result<(), Stop> {
+    let result = dispatch(cpu, insn);
     let done = matches!(result, Ok(()) | Err(Stop::Fault(_) | Stop::Trap(_)));
     if done && let Some(count) = counts.get_mut(insn.mnemonic() as usize) {
         *count += 1;
@@ -325,10 +359,22 @@ fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, St
     );
     let insn = decoder.decode();
     if insn.is_invalid() {
-        return Err(Stop::NotCovered);
+        return Err(undecodable(cpu, bytes));
     }
     cpu.regs.rip = insn.next_ip();
     Ok(insn)
+}
+
+/// `#UD` for a vector instruction with a combination of operands that the
+/// processor forbids; else nothing is known of the bytes.
+fn undecodable(cpu: &Cpu<'_>, bytes: &InstructionBytes) -> Stop {
+    let lenient = DecoderOptions::NO_INVALID_CHECK;
+    let insn = Decoder::new(cpu.bitness(), bytes.as_slice(), lenient).decode();
+    if vector::is_covered(&insn) {
+        Exception::invalid_opcode().into()
+    } else {
+        Stop::NotCovered
+    }
 }
 
 /// From an instruction to its semantics.
@@ -347,6 +393,15 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         | Fxrstor64 | Fninit | Fnclex | Emms | Fldcw | Fnstcw | Fnstsw => fpu::execute(cpu, insn),
         Xgetbv | Xsetbv | Clts | Invpcid | Rdpid | Rdtsc | Rdtscp | Rdrand | Rdseed | Int3
         | Int => system::execute(cpu, insn),
+        Lsl | Lar | Verr | Verw => segments::execute(cpu, insn),
+        Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase | Swapgs => bases::execute(cpu, insn),
+        Rdpkru | Wrpkru => protection_keys::execute(cpu, insn),
+        Lfence | Mfence | Sfence | Serialize | Prefetchnta | Prefetcht0 | Prefetcht1
+        | Prefetcht2 | Prefetchw | Prefetchwt1 | Prefetch | Cldemote | Reservednop | Rdsspd
+        | Rdsspq | Clflush | Clflushopt | Clwb | Wbinvd | Wbnoinvd | Invd | Monitor | Mwait
+        | Monitorx | Mwaitx | Umonitor | Umwait | Tpause | Rdpru => caches::execute(cpu, insn),
+        Movnti | Movdiri | Movdir64b | Clzero => caches::store(cpu, insn),
+        Tilerelease | Ldtilecfg | Sttilecfg => amx::execute(cpu, insn),
         _ if vector::is_covered(insn) => vector::execute(cpu, insn),
         _ => integer::execute(cpu, insn),
     }
