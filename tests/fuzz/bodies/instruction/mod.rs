@@ -5,11 +5,12 @@
 //!
 //! What holds: an instruction that faults or is not known has changed no register
 //! and no state; user code changes nothing but what is a user's; no table leads to
-//! memory that it does not map; the state stays one that KVM takes.
+//! memory that it does not map; the state stays one that KVM takes; and the same
+//! again gives the same.
 
 mod world;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use mayfly::memory::GuestRam;
 use mayfly::vcpu::emulate::{Outcome, Sandbox};
@@ -29,8 +30,26 @@ const IOPL: u64 = 3 << 12;
 /// IF, IOPL, VM, VIF and VIP: not for users with IOPL 0 to change.
 const FLAGS_KERNEL: u64 = 1 << 9 | IOPL | 1 << 17 | 1 << 19 | 1 << 20;
 
-/// Builds the world and runs the instructions.
+/// Runs the script, and again: what comes out depends on the input alone, so
+/// nothing of the VMM's own registers is in it.
 pub fn run(data: &[u8]) {
+    let first = execute(data);
+    if first.repeatable {
+        assert!(execute(data) == first, "two runs differ");
+    }
+}
+
+/// What a script leaves behind.
+#[derive(PartialEq)]
+struct End {
+    state: Snapshot,
+    memory: Vec<u8>,
+    /// No instruction told the time, a random number, or which processor this is.
+    repeatable: bool,
+}
+
+/// Builds the world and runs the instructions.
+fn execute(data: &[u8]) -> End {
     let mut script = Script::new(data);
     let World {
         mut sandbox,
@@ -40,6 +59,7 @@ pub fn run(data: &[u8]) {
     let user = is_user(&sandbox);
     let first = read(&sandbox.ram);
     let mut memory = first.clone();
+    let mut repeatable = !fetch;
     for _ in 0..MOST_INSTRUCTIONS {
         if script.is_empty() {
             break;
@@ -66,6 +86,7 @@ pub fn run(data: &[u8]) {
             Outcome::NotCovered if !own_tables => assert!(now == memory),
             _ => {}
         }
+        repeatable &= insn.is_some_and(|insn| is_repeatable(insn.mnemonic()));
         memory = now;
         if !matches!(outcome, Outcome::Done) {
             // On to the next, as if this one had not been.
@@ -79,6 +100,17 @@ pub fn run(data: &[u8]) {
             check_isolation(&first, &memory);
         }
     }
+    End {
+        state: Snapshot::of(&sandbox),
+        memory,
+        repeatable,
+    }
+}
+
+/// Whether it does the same each time.
+fn is_repeatable(mnemonic: Mnemonic) -> bool {
+    use Mnemonic::{Cpuid, Rdpid, Rdrand, Rdseed, Rdtsc, Rdtscp};
+    !matches!(mnemonic, Rdtsc | Rdtscp | Rdrand | Rdseed | Rdpid | Cpuid)
 }
 
 /// The mapped pages.
@@ -118,6 +150,7 @@ fn paging(sandbox: &Sandbox) -> bool {
 }
 
 /// All that an instruction could change, but for memory.
+#[derive(PartialEq)]
 struct Snapshot {
     regs: kvm_regs,
     sregs: kvm_sregs,
