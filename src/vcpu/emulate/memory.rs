@@ -39,6 +39,9 @@ impl Cpu<'_> {
             return Err(Exception::general_protection().into());
         }
         let translation = walker.translate(linear, access)?;
+        if self.ram_only && !self.ram.contains(translation.gpa, 1) {
+            return Err(Stop::NotCovered);
+        }
         if let Some((key, error)) = translation.key {
             let pkru = self.pkru()?;
             if self.walker().key_denies(pkru, key, access) {

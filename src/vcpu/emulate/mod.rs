@@ -46,8 +46,13 @@ mod paging;
 #[cfg(test)]
 mod processor;
 mod protection_keys;
+#[cfg(test)]
+mod reference_tests;
 mod registers;
 mod regs;
+mod run_ahead;
+#[cfg(test)]
+mod run_ahead_tests;
 mod sandbox;
 mod segments;
 mod state;
@@ -163,16 +168,23 @@ impl Emulator {
             ram: &self.ram,
             mmio: &self.mmio,
             state: &mut state,
+            ram_only: false,
             host: self.host.get_or_init(Host::detect),
         };
         let mut seen = given.unwrap_or_default();
-        let result = step(
+        let result = match step(
             &mut cpu,
             given,
             &mut seen,
             self.hook.as_mut(),
             &mut self.counts,
-        );
+        ) {
+            // Where kernel code runs natively, it does so sooner than here.
+            Ok(Done::Vector) if self.hook.is_some() && cpu.cpl() == 0 => {
+                run_ahead::run(&mut cpu, &mut self.counts)
+            }
+            result => result.map(|_| ()),
+        };
         let mut after = Registers {
             regs: cpu.regs,
             sregs: cpu.sregs,
@@ -257,6 +269,13 @@ impl Emulator {
     }
 }
 
+/// What kind of instruction was completed.
+enum Done {
+    /// One on vector registers: more are likely to follow.
+    Vector,
+    Other,
+}
+
 /// One instruction. `seen` becomes its bytes, for an error's text. The registers
 /// are as before it unless it completes.
 fn step(
@@ -265,10 +284,10 @@ fn step(
     seen: &mut InstructionBytes,
     hook: Option<&mut VcpuHook>,
     counts: &mut [u64],
-) -> Result<(), Stop> {
+) -> Result<Done, Stop> {
     let before = (cpu.regs, cpu.sregs);
     let result = try_step(cpu, given, seen, hook, counts);
-    if !matches!(result, Ok(()) | Err(Stop::Trap(_))) {
+    if !matches!(result, Ok(_) | Err(Stop::Trap(_))) {
         (cpu.regs, cpu.sregs) = before;
     }
     result
@@ -280,7 +299,7 @@ fn try_step(
     seen: &mut InstructionBytes,
     hook: Option<&mut VcpuHook>,
     counts: &mut [u64],
-) -> Result<(), Stop> {
+) -> Result<Done, Stop> {
     // KVM gives what it had fetched, which ends with the page of the first byte.
     *seen = match given {
         Some(bytes) if bytes.as_slice().len() == MAX_INSTRUCTION => bytes,
@@ -292,17 +311,28 @@ fn try_step(
         && cpu.is_64_bit()
     {
         match hook.on_breakpoint(cpu)? {
-            Breakpoint::Syscall => return Ok(()),
+            Breakpoint::Syscall => return Ok(Done::Other),
             Breakpoint::PageFault(displaced) => {
                 *seen = seen.with_first(displaced);
                 let insn = decode(cpu, seen)?;
-                return dispatch(cpu, &insn);
+                dispatch(cpu, &insn)?;
+                return Ok(Done::Other);
             }
             Breakpoint::Guests => {}
         }
     }
     let insn = decode(cpu, seen)?;
-    let result = dispatch(cpu, &insn);
+    execute(cpu, &insn, counts)?;
+    Ok(if vector::is_covered(&insn) {
+        Done::Vector
+    } else {
+        Done::Other
+    })
+}
+
+/// Executes and counts.
+fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, counts: &mut [u64]) -> Result<(), Stop> {
+    let result = dispatch(cpu, insn);
     let done = matches!(result, Ok(()) | Err(Stop::Fault(_) | Stop::Trap(_)));
     if done && let Some(count) = counts.get_mut(insn.mnemonic() as usize) {
         *count += 1;
@@ -339,10 +369,22 @@ fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, St
     );
     let insn = decoder.decode();
     if insn.is_invalid() {
-        return Err(Stop::NotCovered);
+        return Err(undecodable(cpu, bytes));
     }
     cpu.regs.rip = insn.next_ip();
     Ok(insn)
+}
+
+/// `#UD` for a vector instruction with a combination of operands that the
+/// processor forbids; else nothing is known of the bytes.
+fn undecodable(cpu: &Cpu<'_>, bytes: &InstructionBytes) -> Stop {
+    let lenient = DecoderOptions::NO_INVALID_CHECK;
+    let insn = Decoder::new(cpu.bitness(), bytes.as_slice(), lenient).decode();
+    if vector::is_covered(&insn) {
+        Exception::invalid_opcode().into()
+    } else {
+        Stop::NotCovered
+    }
 }
 
 /// From an instruction to its semantics.
