@@ -101,6 +101,8 @@ pub struct EmulatorCounts {
     pub syscalls: u64,
     /// Page faults that went through the planted breakpoint to the guest.
     pub page_faults: u64,
+    /// Instructions of user code that the emulator does not know: the program got `#UD`.
+    pub undefined_in_user_mode: u64,
 }
 
 impl EmulatorCounts {
@@ -118,6 +120,7 @@ pub struct Emulator {
     host: OnceCell<Host>,
     hook: Option<VcpuHook>,
     counts: Vec<u64>,
+    undefined_in_user_mode: u64,
 }
 
 impl Emulator {
@@ -132,6 +135,7 @@ impl Emulator {
             host: OnceCell::new(),
             hook: hooks.map(VcpuHook::new),
             counts: vec![0; Mnemonic::values().len()],
+            undefined_in_user_mode: 0,
         }
     }
 
@@ -188,6 +192,11 @@ impl Emulator {
         let exception = match result {
             Ok(()) | Err(Stop::Retry) => None,
             Err(Stop::Trap(exception) | Stop::Fault(exception)) => Some(exception),
+            // An unprivileged program cannot be allowed to end the VM.
+            Err(Stop::NotCovered) if cpu.cpl() == 3 => {
+                self.undefined_in_user_mode = self.undefined_in_user_mode.wrapping_add(1);
+                Some(Exception::invalid_opcode())
+            }
             Err(Stop::NotCovered) => return Err(not_covered(&seen, &before, cpu.cpl())),
             Err(Stop::PagingMode) => {
                 return Err(EmulateError::PagingMode {
@@ -255,6 +264,7 @@ impl Emulator {
             hooks_planted: hook.map_or(0, |hook| hook.shared().planted()),
             syscalls: hook.map_or(0, |hook| hook.syscalls),
             page_faults: hook.map_or(0, |hook| hook.page_faults),
+            undefined_in_user_mode: self.undefined_in_user_mode,
         }
     }
 }
@@ -332,12 +342,11 @@ fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, counts: &mut [u64]) -> Result<
 
 /// The bytes at RIP, through the page tables: up to the first page that faults.
 fn fetch(cpu: &mut Cpu<'_>) -> Result<InstructionBytes, Stop> {
-    let base = if cpu.is_64_bit() {
-        0
+    let linear = if cpu.is_64_bit() {
+        cpu.regs.rip
     } else {
-        cpu.sregs.cs.base
+        cpu.sregs.cs.base.wrapping_add(cpu.regs.rip) & 0xffff_ffff
     };
-    let linear = base.wrapping_add(cpu.regs.rip);
     let privilege = cpu.privilege();
     let mut bytes = [0; MAX_INSTRUCTION];
     let first_page = (4096 - (linear & 0xfff) as usize).min(MAX_INSTRUCTION);

@@ -6,6 +6,7 @@
 //! (FIPS 197, FIPS 180-4); [`harness`] runs their forms on many inputs and
 //! compares everything a guest can see. A form this host lacks must be `#UD`.
 
+mod addressing;
 mod aes;
 mod arithmetic;
 mod compare;
@@ -17,6 +18,7 @@ mod float;
 mod forms;
 mod fused;
 mod gather;
+mod half;
 mod harness;
 mod insert;
 mod logic;
@@ -26,6 +28,7 @@ mod moves;
 mod permute;
 mod processor;
 mod random;
+mod rare;
 mod registers;
 mod running_ahead;
 mod sha;
