@@ -342,12 +342,11 @@ fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, counts: &mut [u64]) -> Result<
 
 /// The bytes at RIP, through the page tables: up to the first page that faults.
 fn fetch(cpu: &mut Cpu<'_>) -> Result<InstructionBytes, Stop> {
-    let base = if cpu.is_64_bit() {
-        0
+    let linear = if cpu.is_64_bit() {
+        cpu.regs.rip
     } else {
-        cpu.sregs.cs.base
+        cpu.sregs.cs.base.wrapping_add(cpu.regs.rip) & 0xffff_ffff
     };
-    let linear = base.wrapping_add(cpu.regs.rip);
     let privilege = cpu.privilege();
     let mut bytes = [0; MAX_INSTRUCTION];
     let first_page = (4096 - (linear & 0xfff) as usize).min(MAX_INSTRUCTION);
