@@ -54,7 +54,10 @@ fn avx512_state_goes_to_the_emulator_and_back() {
     for (at, word) in (DATA..).step_by(4).zip(&expected) {
         guest.ram.write(at, &word.to_le_bytes()).unwrap();
     }
-    guest.ram.write(DATA + 0x40, &0x9abc_def1u32.to_le_bytes()).unwrap();
+    guest
+        .ram
+        .write(DATA + 0x40, &0x9abc_def1u32.to_le_bytes())
+        .unwrap();
     assert_eq!(guest.run(), End::Done(0xffff));
     for _ in 0..8 {
         for (index, word) in expected.iter_mut().enumerate() {
