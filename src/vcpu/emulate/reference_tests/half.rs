@@ -154,7 +154,8 @@ fn approximate_reciprocals() {
     use super::processor::Processor;
     use super::registers as guest;
 
-    let rows: [(Vec<Form>, &str, f64, fn(f64) -> f64); 4] = [
+    type Exact = fn(f64) -> f64;
+    let rows: [(_, _, _, Exact); 4] = [
         (forms!["rcpps xmm1, xmm2"], "sse2", 1.5 / 4096.0, |a| {
             1.0 / a
         }),

@@ -34,4 +34,5 @@ mod running_ahead;
 mod sha;
 mod shift;
 mod shuffle;
+mod suppression;
 mod widths;
