@@ -15,7 +15,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs};
 use mayfly::memory::GuestRam;
 use mayfly::vcpu::emulate::{Outcome, Sandbox};
 
-use self::world::{PAGES, SECRET, SECRET_BYTE, TABLES, World, is_users, world};
+use self::world::{PAGES, SECRET, SECRET_BYTE, World, is_users, world};
 use super::script::{Script, u32_at, u64_at};
 
 /// More would only be slow.
@@ -58,7 +58,7 @@ fn execute(data: &[u8]) -> End {
         fetch,
         own_tables,
     } = world(&mut script);
-    let user = is_user(&sandbox);
+    let (user, tables) = (is_user(&sandbox), sandbox.sregs.cr3);
     let first = read(&sandbox.ram);
     let mut memory = first.clone();
     let mut repeatable = !fetch;
@@ -96,7 +96,7 @@ fn execute(data: &[u8]) -> End {
             sandbox.regs.rip = next & rip_mask(&sandbox.sregs);
         }
     }
-    if paging(&sandbox) && !own_tables && sandbox.sregs.cr3 == TABLES {
+    if paging(&sandbox) && !own_tables && sandbox.sregs.cr3 == tables {
         check_secret(&sandbox.ram);
         if user && !fetch {
             check_isolation(&first, &memory);
@@ -225,7 +225,16 @@ fn check_done(before: &Snapshot, after: &Snapshot) {
     let flags = after.regs.rflags;
     assert_eq!(flags & (FLAGS_ALWAYS | FLAGS_NEVER), FLAGS_ALWAYS);
     if before.sregs.cs.selector & 3 == 3 {
-        assert_eq!(after.sregs, before.sregs, "user code and system registers");
+        // A user may load data segments, and set the bases of FS and GS.
+        let expected = kvm_sregs {
+            ds: after.sregs.ds,
+            es: after.sregs.es,
+            fs: after.sregs.fs,
+            gs: after.sregs.gs,
+            ss: after.sregs.ss,
+            ..before.sregs
+        };
+        assert_eq!(after.sregs, expected, "user code and system registers");
         assert_eq!((after.xcr0, &after.msrs), (before.xcr0, &before.msrs));
         if before.regs.rflags & IOPL == 0 {
             let changed = flags ^ before.regs.rflags;

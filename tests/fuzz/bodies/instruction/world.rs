@@ -11,15 +11,18 @@ use super::super::script::Script;
 
 /// Size of RAM in bytes.
 const RAM: u64 = 4 << 20;
-/// The page tables: PML4, two PDPTs, one PD, one PT.
-pub const TABLES: u64 = 0x1000;
-const PML4: u64 = TABLES;
+/// The page tables of 64-bit mode: PML4, two PDPTs, one PD, one PT.
+const PML4: u64 = 0x1000;
 const PDPT: u64 = 0x2000;
 const HIGH_PDPT: u64 = 0x3000;
 const PD: u64 = 0x4000;
 const PT: u64 = 0x5000;
+/// Those of PAE paging, which shares PD and PT, and of 32-bit paging.
+const PAE_PDPT: u64 = 0x6000;
+const PD_32: u64 = 0x7000;
+const PT_32: u64 = 0x8000;
 /// The end of the page tables.
-const TABLES_END: u64 = 0x6000;
+const TABLES_END: u64 = 0x9000;
 /// Pages that the page table maps, each in a way of its own, to themselves.
 pub const PAGES: std::ops::Range<u64> = 16..30;
 /// Memory that nothing maps.
@@ -66,6 +69,14 @@ fn mapping(number: u64) -> u64 {
     }
 }
 
+/// The same for 32-bit paging, which has no bits beyond the address.
+fn mapping_32(number: u64) -> u32 {
+    match number % 10 {
+        7 => 0,
+        _ => (mapping(number) & 0xffff_ffff) as u32,
+    }
+}
+
 /// Whether users may write to page `number`.
 pub fn is_users(number: u64) -> bool {
     matches!(number % 10, 0 | 1 | 5 | 9)
@@ -105,7 +116,6 @@ pub fn world(script: &mut Script) -> World {
     bus.insert(DEVICE, 4096, device).expect("an empty bus");
     write_tables(&ram);
     let mut sandbox = Sandbox::new(ram, bus);
-    sandbox.sregs.cr3 = PML4;
     let mode = script.u8();
     set_mode(&mut sandbox, mode);
     set_control(&mut sandbox, script);
@@ -133,14 +143,22 @@ fn write_tables(ram: &GuestRam) {
     for number in PAGES {
         put(PT, number, mapping(number));
     }
+    put(PAE_PDPT, 0, PD | PRESENT);
+    ram.write(PD_32, &((PT_32 | ALL) as u32).to_le_bytes())
+        .expect("RAM");
+    for number in PAGES {
+        let entry = mapping_32(number).to_le_bytes();
+        ram.write(PT_32 + number * 4, &entry).expect("RAM");
+    }
     let len = (SECRET.end - SECRET.start) as usize;
     ram.write(SECRET.start, &vec![SECRET_BYTE; len])
         .expect("RAM");
 }
 
-/// CPL, and 64-bit, compatibility, protected or 16-bit mode.
+/// CPL; 64-bit, compatibility, protected or 16-bit mode; no, 32-bit, PAE or 4-level paging.
 fn set_mode(sandbox: &mut Sandbox, mode: u8) {
     let sregs = &mut sandbox.sregs;
+    sregs.cr3 = PML4;
     for segment in [
         &mut sregs.cs,
         &mut sregs.ds,
@@ -166,10 +184,11 @@ fn set_mode(sandbox: &mut Sandbox, mode: u8) {
         sregs.cs.l = 0;
         sregs.cs.db = 1;
         sregs.efer &= !(EFER_LMA | 1 << 8);
-        sregs.cr0 &= !CR0_PG;
-    }
-    if mode & 1 << 5 != 0 {
-        sregs.cr4 &= !CR4_PAE;
+        match mode >> 5 & 5 {
+            1 => sregs.cr3 = PAE_PDPT,
+            5 => (sregs.cr3, sregs.cr4) = (PD_32, sregs.cr4 & !CR4_PAE),
+            _ => sregs.cr0 &= !CR0_PG,
+        }
     }
     if mode & 1 << 6 != 0 {
         sregs.efer &= !EFER_NXE;
