@@ -68,8 +68,8 @@ fi
 progress 5 "reading Debian's package lists"
 debian_sources "$release"
 if ((${#missing[@]})); then
-    # A machine that has any part of QEMU from backports can only take the rest
-    # from there.
+    # From backports: a machine that has any part of QEMU from there can only take
+    # the rest from there.
     progress 15 "installing ${missing[*]}"
     quietly apt-get -q install --no-install-recommends -t "$release-backports" "${missing[@]}"
 fi

@@ -110,7 +110,7 @@ for version in "${versions[@]}"; do
     reason=$(word reason <<<"$json")
     [[ $reason == power-off ]] || status=1
     release=$(sed -nE "s/^linux-image-($version\.[^[:space:]]*).*/\1/p" "$kernels/stamp")
-    most=$(counts emulated <<<"$json" | head -n 5 | awk '{ printf "%s%s %s", NR > 1 ? ", " : "", $2, $1 }')
+    most=$(counts emulated <<<"$json" | head -n 5 | awk '{ printf "%s%s %s", (NR > 1 ? ", " : ""), $2, $1 }')
     table+="| $release | $reason | $(seconds "$(number userspace <<<"$json")") | $(seconds "$(number end <<<"$json")")"
     table+=" | $(counts exits <<<"$json" | sum) | $(counts emulated <<<"$json" | sum) | ${most:-none} |"$'\n'
 done
