@@ -76,7 +76,7 @@ left_out=(
     system_trusted_keyring_init load_system_certificate_list blacklist_init
     load_revocation_certificate_list platform_keyring_init load_uefi_certs
     # A directory in sysfs for each built-in module.
-    param_sysfs_builtin_init param_sysfs_init
+    param_sysfs_builtin_init
     # What Mayfly leaves out by itself, as long as this list does not take its place.
     jent_mod_init ftrace_check_for_weak_functions
 )
