@@ -75,6 +75,14 @@ left_out=(
     # Certificates, built in, revoked and of the firmware, each parsed and hashed;
     # their keyrings stay, as others link to them.
     load_system_certificate_list load_revocation_certificate_list load_uefi_certs
+    # All that has the kernel's type information (BTF) parsed, five megabytes: CUBIC,
+    # so that TCP is left with Reno, and functions for BPF programs.
+    cubictcp_register kfunc_init init_subsystem bpf_kfunc_init bpf_fs_kfuncs_init
+    bpf_key_sig_kfuncs_init bpf_kprobe_multi_kfuncs_init bpf_prog_test_run_init
+    bpf_rstat_kfunc_init bpf_tcp_ca_kfunc_init bpf_dummy_struct_ops_init
+    cpumask_kfunc_init crypto_kfunc_init xdp_metadata_init
+    # A directory in sysfs for each slab cache.
+    slab_sysfs_init
     # A directory in sysfs for each built-in module.
     param_sysfs_builtin_init
     # What Mayfly leaves out by itself, as long as this list does not take its place.
@@ -82,7 +90,7 @@ left_out=(
 )
 options=(quiet)
 if [[ -z $plain ]]; then
-    options+=(nokaslr lsm=capability rcupdate.rcu_expedited=1
+    options+=(nokaslr lsm=capability rcupdate.rcu_expedited=1 init_on_alloc=0 psi=0
         "initcall_blacklist=$(IFS=, && echo "${left_out[*]}")")
 fi
 options+=("${more[@]}")
