@@ -37,6 +37,8 @@ pub struct Ended {
     pub emulated: BTreeMap<String, u64>,
     /// Breakpoints planted in the guest.
     pub hooks_planted: u64,
+    /// Instructions of user code that were not covered: the program got `#UD`.
+    pub undefined_in_user_mode: u64,
     /// What became of the serial output.
     pub output: Option<Finished>,
     /// When the guest sent its first byte, in milliseconds since the process started.
@@ -122,6 +124,7 @@ impl RunningVm {
             exits: BTreeMap::new(),
             emulated: BTreeMap::new(),
             hooks_planted: self.hooks.as_ref().map_or(0, |hooks| hooks.planted()),
+            undefined_in_user_mode: 0,
             output: None,
             first_serial_byte: None,
         };
@@ -133,7 +136,11 @@ impl RunningVm {
         for outcome in &outcomes {
             outcome.counts.add_to(&mut ended.exits);
             let emulated = outcome.emulator.as_ref().map(Emulator::counts);
-            for (mnemonic, count) in emulated.unwrap_or_default().by_mnemonic {
+            let emulated = emulated.unwrap_or_default();
+            ended.undefined_in_user_mode = ended
+                .undefined_in_user_mode
+                .saturating_add(emulated.undefined_in_user_mode);
+            for (mnemonic, count) in emulated.by_mnemonic {
                 *ended.emulated.entry(mnemonic).or_default() += count;
             }
         }

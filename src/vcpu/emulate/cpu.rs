@@ -4,6 +4,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use super::error::Stop;
 use super::exception::Exception;
+use super::features::Features;
 use super::host;
 use super::paging::{Privilege, Walker, bits};
 use super::state::VcpuState;
@@ -28,6 +29,8 @@ pub(super) struct Cpu<'a> {
     pub ram: &'a GuestRam,
     pub mmio: &'a Bus,
     pub state: &'a mut dyn VcpuState,
+    /// Accesses outside RAM are not covered: they are KVM's to make.
+    pub ram_only: bool,
     pub host: &'a Host,
 }
 
@@ -38,6 +41,8 @@ pub(super) struct Host {
     pub physical_bits: u32,
     /// Where each XSAVE component lies.
     pub xsave: XsaveLayout,
+    /// The vector extensions it has.
+    pub features: Features,
 }
 
 impl Host {
@@ -46,6 +51,7 @@ impl Host {
         Self {
             physical_bits: host::physical_bits(),
             xsave: XsaveLayout::of_host(),
+            features: Features::detect(),
         }
     }
 }

@@ -4,14 +4,17 @@ use kvm_bindings::kvm_vcpu_events;
 
 /// `IA32_EFER`, `CR0` and other bits live where they are used; vectors live here (SDM vol. 3 §6.3.1).
 pub(super) mod vector {
+    pub const DIVIDE_ERROR: u8 = 0;
     pub const NMI: u8 = 2;
     pub const BREAKPOINT: u8 = 3;
     pub const INVALID_OPCODE: u8 = 6;
     pub const DEVICE_NOT_AVAILABLE: u8 = 7;
+    pub const SEGMENT_NOT_PRESENT: u8 = 11;
     pub const STACK_FAULT: u8 = 12;
     pub const GENERAL_PROTECTION: u8 = 13;
     pub const PAGE_FAULT: u8 = 14;
     pub const X87_FLOATING_POINT: u8 = 16;
+    pub const SIMD_FLOATING_POINT: u8 = 19;
 }
 
 /// Highest vector that KVM accepts as an exception; the rest are interrupts.
@@ -37,6 +40,11 @@ impl Exception {
         }
     }
 
+    /// `#DE`.
+    pub const fn divide_error() -> Self {
+        Self::plain(vector::DIVIDE_ERROR)
+    }
+
     /// `#UD`.
     pub const fn invalid_opcode() -> Self {
         Self::plain(vector::INVALID_OPCODE)
@@ -52,11 +60,32 @@ impl Exception {
         Self::plain(vector::X87_FLOATING_POINT)
     }
 
+    /// `#XM`.
+    pub const fn simd_floating_point() -> Self {
+        Self::plain(vector::SIMD_FLOATING_POINT)
+    }
+
     /// `#GP(0)`.
     pub const fn general_protection() -> Self {
         Self {
             error_code: Some(0),
             ..Self::plain(vector::GENERAL_PROTECTION)
+        }
+    }
+
+    /// `#GP` with an error code that names a descriptor.
+    pub const fn general_protection_at(error_code: u32) -> Self {
+        Self {
+            error_code: Some(error_code),
+            ..Self::plain(vector::GENERAL_PROTECTION)
+        }
+    }
+
+    /// `#NP` with an error code that names a descriptor.
+    pub const fn not_present_at(error_code: u32) -> Self {
+        Self {
+            error_code: Some(error_code),
+            ..Self::plain(vector::SEGMENT_NOT_PRESENT)
         }
     }
 

@@ -6,3 +6,6 @@
 mod guest;
 mod instructions;
 mod syscalls;
+mod system;
+mod user_mode;
+mod vectors;

@@ -8,8 +8,6 @@ use super::paging::{Access, Kind, Privilege, WalkError};
 const PAGE: usize = 4096;
 /// Widest access a device is given.
 const DEVICE_WORD: usize = 8;
-/// Component 9 of the XSAVE state is PKRU.
-const PKRU_COMPONENT: u32 = 9;
 
 impl From<WalkError> for Stop {
     fn from(error: WalkError) -> Self {
@@ -41,6 +39,9 @@ impl Cpu<'_> {
             return Err(Exception::general_protection().into());
         }
         let translation = walker.translate(linear, access)?;
+        if self.ram_only && !self.ram.contains(translation.gpa, 1) {
+            return Err(Stop::NotCovered);
+        }
         if let Some((key, error)) = translation.key {
             let pkru = self.pkru()?;
             if self.walker().key_denies(pkru, key, access) {
@@ -120,7 +121,8 @@ impl Cpu<'_> {
         self.write(linear, word.get(..size).ok_or(Stop::NotCovered)?)
     }
 
-    fn read_physical(&self, gpa: u64, data: &mut [u8]) {
+    /// RAM or a device at `gpa`, without a page's end in between.
+    pub fn read_physical(&self, gpa: u64, data: &mut [u8]) {
         if self.ram.read(gpa, data).is_ok() {
             return;
         }
@@ -132,25 +134,14 @@ impl Cpu<'_> {
         }
     }
 
-    fn write_physical(&self, gpa: u64, data: &[u8]) {
+    /// The same for writing.
+    pub fn write_physical(&self, gpa: u64, data: &[u8]) {
         if self.ram.write(gpa, data).is_ok() {
             return;
         }
         for (at, word) in (gpa..).step_by(DEVICE_WORD).zip(data.chunks(DEVICE_WORD)) {
             self.mmio.write(at, word);
         }
-    }
-
-    /// The guest's PKRU: zero if that component is in its initial configuration.
-    fn pkru(&mut self) -> Result<u32, Stop> {
-        let image = self.state.xsave()?;
-        let component = self.host.xsave.component(PKRU_COMPONENT);
-        Ok(match component {
-            Some(component) if image.in_use() >> PKRU_COMPONENT & 1 != 0 => {
-                image.number(component.offset, 4) as u32
-            }
-            _ => 0,
-        })
     }
 
     /// Linear addresses wrap at 4 GiB outside 64-bit code.
@@ -164,6 +155,7 @@ impl Cpu<'_> {
     }
 }
 
-fn left_in_page(linear: u64) -> usize {
+/// Bytes from `linear` to the end of its page.
+pub(super) fn left_in_page(linear: u64) -> usize {
     PAGE - (linear as usize & (PAGE - 1))
 }

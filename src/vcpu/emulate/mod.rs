@@ -16,14 +16,18 @@
 //!
 //! A new instruction is a line in [`dispatch`] and a function in its family.
 
+mod amx;
+mod bases;
 mod bits;
 #[cfg(test)]
 mod bits_tests;
+mod caches;
 mod cmpxchg16b;
 mod cpu;
 mod error;
 mod exception;
 mod failure;
+mod features;
 mod flags;
 mod fpu;
 mod hooks;
@@ -32,20 +36,32 @@ mod hooks_tests;
 mod host;
 #[cfg(test)]
 mod hostile_tests;
+mod integer;
 #[cfg(test)]
 mod kvm_tests;
 mod memory;
+mod native;
 mod operand;
 mod paging;
+#[cfg(test)]
+mod processor;
+mod protection_keys;
+#[cfg(test)]
+mod reference_tests;
 mod registers;
 mod regs;
-mod simple;
+mod run_ahead;
+#[cfg(test)]
+mod run_ahead_tests;
+mod sandbox;
+mod segments;
 mod state;
 mod syscall;
 mod system;
 #[cfg(test)]
 mod testing;
-mod vector_move;
+mod update;
+mod vector;
 mod vectors;
 mod xsave;
 mod xsave_layout;
@@ -57,7 +73,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
-use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
 use self::cpu::{Cpu, Host};
@@ -67,11 +82,13 @@ use self::failure::{InstructionBytes, MAX_INSTRUCTION};
 use self::hooks::{Breakpoint, VcpuHook};
 use self::paging::Kind;
 use self::registers::Registers;
+use self::state::{KvmState, VcpuState};
 use crate::devices::bus::Bus;
 use crate::memory::ram::GuestRam;
 
 pub use self::error::EmulateError;
 pub use self::hooks::SharedHooks;
+pub use self::sandbox::{Outcome, Sandbox, SandboxState};
 
 /// What an [`Emulator`] has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,6 +101,8 @@ pub struct EmulatorCounts {
     pub syscalls: u64,
     /// Page faults that went through the planted breakpoint to the guest.
     pub page_faults: u64,
+    /// Instructions of user code that the emulator does not know: the program got `#UD`.
+    pub undefined_in_user_mode: u64,
 }
 
 impl EmulatorCounts {
@@ -101,6 +120,7 @@ pub struct Emulator {
     host: OnceCell<Host>,
     hook: Option<VcpuHook>,
     counts: Vec<u64>,
+    undefined_in_user_mode: u64,
 }
 
 impl Emulator {
@@ -115,6 +135,7 @@ impl Emulator {
             host: OnceCell::new(),
             hook: hooks.map(VcpuHook::new),
             counts: vec![0; Mnemonic::values().len()],
+            undefined_in_user_mode: 0,
         }
     }
 
@@ -140,41 +161,56 @@ impl Emulator {
     pub fn on_emulation_failure(&mut self, vcpu: &mut VcpuFd) -> Result<(), EmulateError> {
         let given = failure::instruction_bytes(vcpu)?;
         let before = registers::read(vcpu)?;
+        let mut state = KvmState::new(vcpu);
         let mut cpu = Cpu {
             regs: before.regs,
             sregs: before.sregs,
             ram: &self.ram,
             mmio: &self.mmio,
-            state: vcpu,
+            state: &mut state,
+            ram_only: false,
             host: self.host.get_or_init(Host::detect),
         };
         let mut seen = given.unwrap_or_default();
-        let result = step(
+        let result = match step(
             &mut cpu,
             given,
             &mut seen,
             self.hook.as_mut(),
             &mut self.counts,
-        );
-        let cpl = cpu.cpl();
-        let after = Registers {
+        ) {
+            // Where kernel code runs natively, it does so sooner than here.
+            Ok(Done::Vector) if self.hook.is_some() && cpu.cpl() == 0 => {
+                run_ahead::run(&mut cpu, &mut self.counts)
+            }
+            result => result.map(|_| ()),
+        };
+        let mut after = Registers {
             regs: cpu.regs,
             sregs: cpu.sregs,
         };
-        match result {
-            Ok(()) => registers::write(vcpu, &before, &after),
-            Err(Stop::Trap(exception)) => {
-                registers::write(vcpu, &before, &after)?;
-                registers::inject(vcpu, &exception)
+        let exception = match result {
+            Ok(()) | Err(Stop::Retry) => None,
+            Err(Stop::Trap(exception) | Stop::Fault(exception)) => Some(exception),
+            // An unprivileged program cannot be allowed to end the VM.
+            Err(Stop::NotCovered) if cpu.cpl() == 3 => {
+                self.undefined_in_user_mode = self.undefined_in_user_mode.wrapping_add(1);
+                Some(Exception::invalid_opcode())
             }
-            Err(Stop::Fault(exception)) => inject_fault(vcpu, &before, &exception),
-            Err(Stop::Retry) => Ok(()),
-            Err(Stop::NotCovered) => Err(not_covered(&seen, &before, cpl)),
-            Err(Stop::PagingMode) => Err(EmulateError::PagingMode {
-                rip: before.regs.rip,
-            }),
-            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::NotCovered) => return Err(not_covered(&seen, &before, cpu.cpl())),
+            Err(Stop::PagingMode) => {
+                return Err(EmulateError::PagingMode {
+                    rip: before.regs.rip,
+                });
+            }
+            Err(Stop::Failed(error)) => return Err(error),
+        };
+        state.flush()?;
+        if let Some(cr2) = exception.and_then(|exception| exception.cr2) {
+            after.sregs.cr2 = cr2;
         }
+        registers::write(vcpu, &before, &after)?;
+        exception.map_or(Ok(()), |exception| registers::inject(vcpu, &exception))
     }
 
     /// The MSR filter's exit for one of [`Emulator::filtered_msrs`]: writes the
@@ -191,15 +227,10 @@ impl Emulator {
         index: u32,
         value: u64,
     ) -> Result<bool, EmulateError> {
-        let entry = kvm_msr_entry {
-            index,
-            data: value,
-            ..Default::default()
-        };
-        let accepted = Msrs::from_entries(&[entry])
-            .is_ok_and(|msrs| vcpu.set_msrs(&msrs).is_ok_and(|written| written == 1));
+        let mut state = KvmState::new(vcpu);
+        let accepted = state.set_msr(index, value)?;
         if accepted && let Some(hook) = &mut self.hook {
-            hook.msrs(vcpu)?.write(index, value);
+            hook.msrs(&mut state)?.write(index, value);
             self.before_run(vcpu)?;
         }
         Ok(accepted)
@@ -216,7 +247,8 @@ impl Emulator {
         };
         let sregs = registers::system(vcpu)?;
         let host = self.host.get_or_init(Host::detect);
-        hook.check(&self.ram, &sregs, host.physical_bits, vcpu)
+        let mut state = KvmState::new(vcpu);
+        hook.check(&self.ram, &sregs, host.physical_bits, &mut state)
     }
 
     /// What has been done so far.
@@ -232,18 +264,42 @@ impl Emulator {
             hooks_planted: hook.map_or(0, |hook| hook.shared().planted()),
             syscalls: hook.map_or(0, |hook| hook.syscalls),
             page_faults: hook.map_or(0, |hook| hook.page_faults),
+            undefined_in_user_mode: self.undefined_in_user_mode,
         }
     }
 }
 
-/// One instruction. `seen` becomes its bytes, for an error's text.
+/// What kind of instruction was completed.
+enum Done {
+    /// One on vector registers: more are likely to follow.
+    Vector,
+    Other,
+}
+
+/// One instruction. `seen` becomes its bytes, for an error's text. The registers
+/// are as before it unless it completes.
 fn step(
     cpu: &mut Cpu<'_>,
     given: Option<InstructionBytes>,
     seen: &mut InstructionBytes,
     hook: Option<&mut VcpuHook>,
     counts: &mut [u64],
-) -> Result<(), Stop> {
+) -> Result<Done, Stop> {
+    let before = (cpu.regs, cpu.sregs);
+    let result = try_step(cpu, given, seen, hook, counts);
+    if !matches!(result, Ok(_) | Err(Stop::Trap(_))) {
+        (cpu.regs, cpu.sregs) = before;
+    }
+    result
+}
+
+fn try_step(
+    cpu: &mut Cpu<'_>,
+    given: Option<InstructionBytes>,
+    seen: &mut InstructionBytes,
+    hook: Option<&mut VcpuHook>,
+    counts: &mut [u64],
+) -> Result<Done, Stop> {
     // KVM gives what it had fetched, which ends with the page of the first byte.
     *seen = match given {
         Some(bytes) if bytes.as_slice().len() == MAX_INSTRUCTION => bytes,
@@ -255,17 +311,28 @@ fn step(
         && cpu.is_64_bit()
     {
         match hook.on_breakpoint(cpu)? {
-            Breakpoint::Syscall => return Ok(()),
+            Breakpoint::Syscall => return Ok(Done::Other),
             Breakpoint::PageFault(displaced) => {
                 *seen = seen.with_first(displaced);
                 let insn = decode(cpu, seen)?;
-                return dispatch(cpu, &insn);
+                dispatch(cpu, &insn)?;
+                return Ok(Done::Other);
             }
             Breakpoint::Guests => {}
         }
     }
     let insn = decode(cpu, seen)?;
-    let result = dispatch(cpu, &insn);
+    execute(cpu, &insn, counts)?;
+    Ok(if vector::is_covered(&insn) {
+        Done::Vector
+    } else {
+        Done::Other
+    })
+}
+
+/// Executes and counts.
+fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, counts: &mut [u64]) -> Result<(), Stop> {
+    let result = dispatch(cpu, insn);
     let done = matches!(result, Ok(()) | Err(Stop::Fault(_) | Stop::Trap(_)));
     if done && let Some(count) = counts.get_mut(insn.mnemonic() as usize) {
         *count += 1;
@@ -275,12 +342,11 @@ fn step(
 
 /// The bytes at RIP, through the page tables: up to the first page that faults.
 fn fetch(cpu: &mut Cpu<'_>) -> Result<InstructionBytes, Stop> {
-    let base = if cpu.is_64_bit() {
-        0
+    let linear = if cpu.is_64_bit() {
+        cpu.regs.rip
     } else {
-        cpu.sregs.cs.base
+        cpu.sregs.cs.base.wrapping_add(cpu.regs.rip) & 0xffff_ffff
     };
-    let linear = base.wrapping_add(cpu.regs.rip);
     let privilege = cpu.privilege();
     let mut bytes = [0; MAX_INSTRUCTION];
     let first_page = (4096 - (linear & 0xfff) as usize).min(MAX_INSTRUCTION);
@@ -302,10 +368,22 @@ fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, St
     );
     let insn = decoder.decode();
     if insn.is_invalid() {
-        return Err(Stop::NotCovered);
+        return Err(undecodable(cpu, bytes));
     }
     cpu.regs.rip = insn.next_ip();
     Ok(insn)
+}
+
+/// `#UD` for a vector instruction with a combination of operands that the
+/// processor forbids; else nothing is known of the bytes.
+fn undecodable(cpu: &Cpu<'_>, bytes: &InstructionBytes) -> Stop {
+    let lenient = DecoderOptions::NO_INVALID_CHECK;
+    let insn = Decoder::new(cpu.bitness(), bytes.as_slice(), lenient).decode();
+    if vector::is_covered(&insn) {
+        Exception::invalid_opcode().into()
+    } else {
+        Stop::NotCovered
+    }
 }
 
 /// From an instruction to its semantics.
@@ -315,40 +393,27 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         Cmpxchg16b => cmpxchg16b::execute(cpu, insn),
         Clac | Stac | Clc | Stc | Cmc | Cld | Std | Cli => flags::execute(cpu, insn),
         Popcnt | Lzcnt | Tzcnt | Andn | Bextr | Bzhi | Blsi | Blsr | Blsmsk | Pdep | Pext
-        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe => bits::execute(cpu, insn),
+        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe | Crc32 => {
+            bits::execute(cpu, insn)
+        }
         Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xsavec | Xsavec64 | Xsaves | Xsaves64
         | Xrstor | Xrstor64 | Xrstors | Xrstors64 => xsave::execute(cpu, insn),
         Wait | Ldmxcsr | Vldmxcsr | Stmxcsr | Vstmxcsr | Fxsave | Fxsave64 | Fxrstor
         | Fxrstor64 | Fninit | Fnclex | Emms | Fldcw | Fnstcw | Fnstsw => fpu::execute(cpu, insn),
         Xgetbv | Xsetbv | Clts | Invpcid | Rdpid | Rdtsc | Rdtscp | Rdrand | Rdseed | Int3
         | Int => system::execute(cpu, insn),
-        Nop | Endbr64 | Endbr32 | Pause | Mov | Lea | Push | Pop | Jmp | Add | Sub | Cmp | And
-        | Test | Or | Xor => simple::execute(cpu, insn),
-        Movd | Movq | Vmovd | Vmovq => vector_move::scalar(cpu, insn),
-        Movups | Movupd | Movdqu | Lddqu | Movaps | Movapd | Movdqa | Movntps | Movntpd
-        | Movntdq | Movntdqa | Vmovups | Vmovupd | Vmovdqu | Vlddqu | Vmovaps | Vmovapd
-        | Vmovdqa | Vmovntps | Vmovntpd | Vmovntdq | Vmovntdqa | Vmovdqu8 | Vmovdqu16
-        | Vmovdqu32 | Vmovdqu64 | Vmovdqa32 | Vmovdqa64 => vector_move::execute(cpu, insn),
-        Pxor | Xorps | Xorpd | Vpxor | Vxorps | Vxorpd | Vpxord | Vpxorq | Por | Orps | Orpd
-        | Vpor | Vorps | Vorpd | Vpord | Vporq | Pand | Andps | Andpd | Vpand | Vandps | Vandpd
-        | Vpandd | Vpandq | Pandn | Andnps | Andnpd | Vpandn | Vandnps | Vandnpd | Vpandnd
-        | Vpandnq => vector_move::bitwise(cpu, insn),
-        _ => Err(Stop::NotCovered),
+        Lsl | Lar | Verr | Verw => segments::execute(cpu, insn),
+        Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase | Swapgs => bases::execute(cpu, insn),
+        Rdpkru | Wrpkru => protection_keys::execute(cpu, insn),
+        Lfence | Mfence | Sfence | Serialize | Prefetchnta | Prefetcht0 | Prefetcht1
+        | Prefetcht2 | Prefetchw | Prefetchwt1 | Prefetch | Cldemote | Reservednop | Rdsspd
+        | Rdsspq | Clflush | Clflushopt | Clwb | Wbinvd | Wbnoinvd | Invd | Monitor | Mwait
+        | Monitorx | Mwaitx | Umonitor | Umwait | Tpause | Rdpru => caches::execute(cpu, insn),
+        Movnti | Movdiri | Movdir64b | Clzero => caches::store(cpu, insn),
+        Tilerelease | Ldtilecfg | Sttilecfg => amx::execute(cpu, insn),
+        _ if vector::is_covered(insn) => vector::execute(cpu, insn),
+        _ => integer::execute(cpu, insn),
     }
-}
-
-/// The guest gets a fault with its registers as they were, but for CR2.
-fn inject_fault(
-    vcpu: &mut VcpuFd,
-    before: &Registers,
-    exception: &Exception,
-) -> Result<(), EmulateError> {
-    if let Some(cr2) = exception.cr2 {
-        let mut after = *before;
-        after.sregs.cr2 = cr2;
-        registers::write(vcpu, before, &after)?;
-    }
-    registers::inject(vcpu, exception)
 }
 
 fn name(mnemonic: Mnemonic) -> String {
