@@ -9,7 +9,7 @@
 //! [`EventSink`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Instant;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -45,7 +45,7 @@ pub struct Lifecycle {
     started: Instant,
     gate: Gate,
     reason: Mutex<Option<ExitReason>>,
-    ended: EventFd,
+    wake_up: Arc<EventFd>,
     /// When the first vCPU entered the guest.
     pub first_instruction: Moment,
     /// When the guest wrote the boot timer.
@@ -64,7 +64,7 @@ impl Lifecycle {
             started,
             gate: Gate::new(vcpus),
             reason: Mutex::new(None),
-            ended: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            wake_up: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
             first_instruction: Moment::default(),
             userspace: Moment::default(),
             crash_loaded: Once::new(),
@@ -81,9 +81,10 @@ impl Lifecycle {
         &self.gate
     }
 
-    /// Readable once the VM has ended.
-    pub fn ended(&self) -> &EventFd {
-        &self.ended
+    /// Written to when the main thread is to look: the VM has ended, or the
+    /// serial port has room for input.
+    pub fn wake_up(&self) -> &Arc<EventFd> {
+        &self.wake_up
     }
 
     /// Ends the VM. The first reason stays, later ones are dropped; false says
@@ -97,7 +98,7 @@ impl Lifecycle {
         drop(slot);
         self.gate.stop();
         // An eventfd write of 1 fails only if the counter is full, and then it is readable.
-        let _ = self.ended.write(1);
+        let _ = self.wake_up.write(1);
         is_first
     }
 
@@ -152,7 +153,7 @@ mod tests {
         vm.guest_event(GuestEvent::Reset);
         assert_eq!(vm.reason(), Some(ExitReason::GuestStatus { status: 3 }));
         assert_eq!(vm.gate().state(), GateState::Stopped);
-        assert_eq!(vm.ended().read().unwrap(), 3);
+        assert_eq!(vm.wake_up().read().unwrap(), 3);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use super::exit::ExitReason;
 use super::report::millis;
 use crate::console::{ConsoleEnd, Finished, Patience};
 use crate::memory::GuestRam;
+use crate::terminal;
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::kick;
 use crate::vcpu::thread::{self, Machine, VcpuOutcome};
@@ -61,9 +62,10 @@ impl RunningVm {
             _ram: built.ram,
         };
         for (id, vcpu) in (0u32..).zip(built.vcpus) {
-            let thread = Builder::new()
-                .name(format!("vcpu{id}"))
-                .spawn(move || vcpu.run());
+            let thread = Builder::new().name(format!("vcpu{id}")).spawn(move || {
+                let _stack = terminal::guard_thread();
+                vcpu.run()
+            });
             match thread {
                 Ok(thread) => vm.threads.push(thread),
                 Err(source) => {
@@ -74,6 +76,18 @@ impl RunningVm {
             }
         }
         Ok(vm)
+    }
+
+    /// Starts the thread that writes the serial output, if it does not run yet.
+    /// What a VM says that ends without one is written by [`RunningVm::finish`].
+    ///
+    /// # Errors
+    /// [`BuildError::Writer`] if the host gives no thread.
+    pub fn start_writer(&self) -> Result<(), BuildError> {
+        match &self.output {
+            Some(end) => end.output.start_writer().map_err(BuildError::Writer),
+            None => Ok(()),
+        }
     }
 
     /// Stops all vCPUs at their gate, with no access half done and nothing
@@ -99,8 +113,12 @@ impl RunningVm {
     }
 
     fn join(&mut self) -> Vec<VcpuOutcome> {
-        self.machine.lifecycle.gate().stop();
-        self.kick();
+        let gate = self.machine.lifecycle.gate();
+        gate.stop();
+        // The last vCPU has often ended the VM itself.
+        if !gate.all_left() {
+            self.kick();
+        }
         let threads = std::mem::take(&mut self.threads);
         threads
             .into_iter()

@@ -93,6 +93,14 @@ pub(super) trait VcpuState {
     fn msr(&mut self, index: u32) -> Result<Option<u64>, EmulateError>;
     /// Drops every cached translation of the guest.
     fn flush_tlb(&mut self, sregs: &kvm_sregs) -> Result<(), EmulateError>;
+    /// Three model-specific registers; 0 for those that KVM does not have.
+    fn three_msrs(&mut self, indices: [u32; 3]) -> Result<[u64; 3], EmulateError> {
+        let mut values = [0; 3];
+        for (value, index) in values.iter_mut().zip(indices) {
+            *value = self.msr(index)?.unwrap_or(0);
+        }
+        Ok(values)
+    }
 }
 
 fn failed(action: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> EmulateError {
@@ -159,5 +167,25 @@ impl VcpuState for VcpuFd {
         self.set_sregs(&flipped)
             .and_then(|()| self.set_sregs(sregs))
             .map_err(failed("flush the guest's translations"))
+    }
+
+    /// In one system call.
+    fn three_msrs(&mut self, indices: [u32; 3]) -> Result<[u64; 3], EmulateError> {
+        let mut values = [0; 3];
+        let entries = indices.map(|index| kvm_msr_entry {
+            index,
+            ..Default::default()
+        });
+        let Ok(mut msrs) = Msrs::from_entries(&entries) else {
+            return Ok(values);
+        };
+        // KVM stops at the first that it does not have.
+        let read = self
+            .get_msrs(&mut msrs)
+            .map_err(failed("read model-specific registers"))?;
+        for (value, entry) in values.iter_mut().zip(msrs.as_slice()).take(read) {
+            *value = entry.data;
+        }
+        Ok(values)
     }
 }
