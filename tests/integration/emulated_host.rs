@@ -53,6 +53,7 @@ fn mayfly_root() -> RootTree {
     }
     root.add(&Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images"));
     root.add(crate::common::guests::bare_dir());
+    root.add_program(crate::common::floor::floor());
     for entry in fs::read_dir(tiny_guest()).expect("list the tiny guest") {
         let path = entry.expect("list the tiny guest").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();

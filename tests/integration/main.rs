@@ -14,4 +14,5 @@ mod linux;
 mod memory;
 mod pause;
 mod serial;
+mod startup;
 mod terminal;
