@@ -1,8 +1,8 @@
 //! The second kind of host: hardware KVM. QEMU's emulated SVM runs a Debian kernel
 //! with kvm-amd, and this very test binary runs in it.
 
-mod machine;
-mod root;
+pub mod machine;
+pub mod root;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use root::RootTree;
 const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 
 /// The emulated host's files, built on the first call.
-fn host_files() -> &'static Path {
+pub fn host_files() -> &'static Path {
     static FILES: OnceLock<PathBuf> = OnceLock::new();
     FILES.get_or_init(|| build_guest("host"))
 }
@@ -45,7 +45,7 @@ fn path_with_sbin() -> String {
 
 /// A root disk with everything that a test or a user's command needs: mayfly, the
 /// guests, the build scripts (which find their guests in the cache) and a shell.
-fn mayfly_root() -> RootTree {
+pub fn mayfly_root() -> RootTree {
     let mut root = RootTree::new(host_files());
     root.add_program(Path::new(MAYFLY));
     for program in ["/bin/bash", "/usr/bin/flock"] {
@@ -71,7 +71,7 @@ fn tiny_guest() -> &'static Path {
 }
 
 /// The variables with which the binaries find there what they find here.
-fn environment() -> Vec<(String, String)> {
+pub fn environment() -> Vec<(String, String)> {
     let cache = host_files().ancestors().nth(2).expect("CACHE/hosts/NAME");
     let mut environment: Vec<_> = std::env::vars()
         .filter(|(name, _)| name.starts_with("CARGO_") || name.starts_with("RUST_"))
@@ -82,7 +82,7 @@ fn environment() -> Vec<(String, String)> {
 }
 
 /// Compiles a small C program of this folder and returns its path.
-fn compile(source: &str) -> PathBuf {
+pub fn compile(source: &str) -> PathBuf {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.trim_end_matches(".c"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/integration/emulated_host")
