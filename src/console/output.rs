@@ -35,6 +35,9 @@ const NAP: Duration = Duration::from_millis(1);
 /// After how many naps in vain the writer sleeps until it is woken.
 const NAPS_BEFORE_SLEEP: u32 = 20;
 
+/// The writer's stack in bytes; a piece of output is the largest thing on it.
+const STACK_SIZE: usize = 128 << 10;
+
 /// What the two ends and the writer share.
 #[derive(Debug)]
 struct Shared {
@@ -140,6 +143,7 @@ impl Shared {
         let worker = Worker(self.clone());
         let handle = thread::Builder::new()
             .name("serial-out".to_owned())
+            .stack_size(STACK_SIZE)
             .spawn(move || worker.run())?;
         // It is empty: only this sets it, and under the lock.
         let _ = self.writer.set(handle.thread().clone());

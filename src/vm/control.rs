@@ -304,9 +304,9 @@ impl MutEventSubscriber for Control {
         match Source::of(events) {
             None => {}
             Some(Source::WakeUp) => {
-                let _ = self.lifecycle.wake_up().read();
                 // The end is noticed by whoever waits here for it.
                 if self.lifecycle.reason().is_none() {
+                    let _ = self.lifecycle.wake_up().read();
                     self.type_in(ops, false);
                 }
             }

@@ -90,6 +90,14 @@ impl Lifecycle {
     /// Ends the VM. The first reason stays, later ones are dropped; false says
     /// that there was one before.
     pub fn end(&self, reason: ExitReason) -> bool {
+        let is_first = self.end_from_vcpu(reason);
+        self.wake_main_thread();
+        is_first
+    }
+
+    /// The same for a vCPU's own thread, which leaves then and wakes the main thread
+    /// as it does ([`Lifecycle::vcpu_left`]): earlier, that would find it still there.
+    pub fn end_from_vcpu(&self, reason: ExitReason) -> bool {
         let mut slot = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = slot.is_none();
         if is_first {
@@ -97,9 +105,18 @@ impl Lifecycle {
         }
         drop(slot);
         self.gate.stop();
+        is_first
+    }
+
+    /// A vCPU's thread is about to end.
+    pub fn vcpu_left(&self) {
+        self.gate.leave();
+        self.wake_main_thread();
+    }
+
+    fn wake_main_thread(&self) {
         // An eventfd write of 1 fails only if the counter is full, and then it is readable.
         let _ = self.wake_up.write(1);
-        is_first
     }
 
     /// Why the VM ended, once it has.
@@ -112,8 +129,8 @@ impl Lifecycle {
 }
 
 impl EventSink for Lifecycle {
-    /// Warns once of each thing, however often the guest repeats it: a warning
-    /// is written on the vCPU's thread.
+    /// Called on the thread of the vCPU that runs the device. Warns once of each
+    /// thing, however often the guest repeats it: a warning is written there.
     fn guest_event(&self, event: GuestEvent) {
         let reason = match event {
             GuestEvent::Reset => ExitReason::Reset,
@@ -127,7 +144,7 @@ impl EventSink for Lifecycle {
             }
             GuestEvent::UserspaceReached => return self.userspace.reached(self.started),
         };
-        if let (true, GuestEvent::Status(value)) = (self.end(reason), event)
+        if let (true, GuestEvent::Status(value)) = (self.end_from_vcpu(reason), event)
             && value > u32::from(GUEST_STATUS_MAX)
         {
             log::warn!("guest status {value} is passed on as {GUEST_STATUS_MAX}");
@@ -153,7 +170,10 @@ mod tests {
         vm.guest_event(GuestEvent::Reset);
         assert_eq!(vm.reason(), Some(ExitReason::GuestStatus { status: 3 }));
         assert_eq!(vm.gate().state(), GateState::Stopped);
-        assert_eq!(vm.wake_up().read().unwrap(), 3);
+        assert_eq!(vm.wake_up().read().unwrap(), 2);
+        vm.vcpu_left();
+        assert_eq!(vm.wake_up().read().unwrap(), 1);
+        assert!(vm.gate().all_left());
     }
 
     #[test]

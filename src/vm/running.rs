@@ -15,7 +15,11 @@ use crate::memory::GuestRam;
 use crate::terminal;
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::kick;
-use crate::vcpu::thread::{self, Machine, VcpuOutcome};
+use crate::vcpu::thread::{FAILURE, Machine, VcpuOutcome};
+
+/// A vCPU thread's stack in bytes: less than a huge page, which hosts that give
+/// those unasked would take for the first byte of a larger one.
+const STACK_SIZE: usize = 1 << 20;
 
 /// A VM whose vCPU threads have started.
 pub struct RunningVm {
@@ -62,7 +66,10 @@ impl RunningVm {
             _ram: built.ram,
         };
         for (id, vcpu) in (0u32..).zip(built.vcpus) {
-            let thread = Builder::new().name(format!("vcpu{id}")).spawn(move || {
+            let builder = Builder::new()
+                .name(format!("vcpu{id}"))
+                .stack_size(STACK_SIZE);
+            let thread = builder.spawn(move || {
                 let _stack = terminal::guard_thread();
                 vcpu.run()
             });
@@ -115,7 +122,7 @@ impl RunningVm {
     fn join(&mut self) -> Vec<VcpuOutcome> {
         let gate = self.machine.lifecycle.gate();
         gate.stop();
-        // The last vCPU has often ended the VM itself.
+        // A single vCPU that has ended the VM itself has left already.
         if !gate.all_left() {
             self.kick();
         }
@@ -145,7 +152,7 @@ impl RunningVm {
         };
         if outcomes.len() < vcpus {
             ended.reason = ExitReason::HostError {
-                message: thread::FAILURE.to_owned(),
+                message: FAILURE.to_owned(),
             };
         }
         for outcome in &outcomes {
