@@ -302,14 +302,13 @@ impl MutEventSubscriber for Control {
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match Source::of(events) {
-            None => {}
+            // The end is noticed by whoever waits here for it.
+            Some(Source::WakeUp) if self.lifecycle.reason().is_some() => {}
             Some(Source::WakeUp) => {
-                // The end is noticed by whoever waits here for it.
-                if self.lifecycle.reason().is_none() {
-                    let _ = self.lifecycle.wake_up().read();
-                    self.type_in(ops, false);
-                }
+                let _ = self.lifecycle.wake_up().read();
+                self.type_in(ops, false);
             }
+            None => {}
             Some(Source::Timeout) => {
                 self.lifecycle.end(ExitReason::Timeout);
             }
