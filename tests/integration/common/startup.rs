@@ -22,7 +22,7 @@ const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 const MEMORY: &str = "128";
 /// A run whose guest takes unusually long starts a thread more: what is judged is
 /// the best of this many.
-const RUNS: usize = 5;
+const RUNS: usize = 10;
 
 /// What may be resident here: hosts that give huge pages unasked take one for the
 /// first byte of guest memory.
