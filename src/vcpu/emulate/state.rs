@@ -244,6 +244,7 @@ impl VcpuState for KvmState<'_> {
         };
         // KVM stops at the first that it does not have.
         let read = self
+            .vcpu
             .get_msrs(&mut msrs)
             .map_err(failed("read model-specific registers"))?;
         for (value, entry) in values.iter_mut().zip(msrs.as_slice()).take(read) {
