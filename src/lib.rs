@@ -45,6 +45,7 @@ pub mod host;
 pub mod interrupts;
 pub mod memory;
 pub mod one_line;
+pub mod process;
 pub mod terminal;
 pub mod user_cache;
 pub mod vcpu;

@@ -30,11 +30,8 @@ mod tests {
     #[test]
     fn causes_follow_on_the_same_line() {
         let source = io::Error::other("two\nlines");
-        let line = one_line(&ConsoleError::Thread(source));
-        assert_eq!(
-            line,
-            "cannot start the thread that writes the serial output: two lines"
-        );
+        let line = one_line(&BuildError::EventDescriptor(source));
+        assert_eq!(line, "cannot make an event descriptor: two lines");
     }
 
     #[test]

@@ -10,12 +10,17 @@ use rustix::fs::OFlags;
 use super::error::{BootError, FileRole};
 use crate::memory::{GuestRam, MemoryError};
 
+/// How many bytes of a file are read first: a page, in which most headers are.
+const HEAD: usize = 4096;
+
 /// Bytes that can be read at any offset and placed in guest memory.
 #[derive(Debug)]
 pub(super) struct Image {
     path: PathBuf,
     role: FileRole,
     len: u64,
+    /// The first bytes of a file, read once for all who look at its headers.
+    head: Vec<u8>,
     source: Source,
 }
 
@@ -30,7 +35,7 @@ impl Image {
     ///
     /// # Errors
     /// [`BootError::Open`], [`BootError::NotRegular`], [`BootError::Empty`],
-    /// [`BootError::TooLarge`].
+    /// [`BootError::TooLarge`], [`BootError::Read`].
     pub(super) fn open(path: &Path, role: FileRole, max: u64) -> Result<Self, BootError> {
         let path = path.to_owned();
         let open_error = |source| BootError::Open {
@@ -60,12 +65,17 @@ impl Image {
                 size,
                 max,
             }),
-            len => Ok(Self {
-                path,
-                role,
-                len,
-                source: Source::File(file),
-            }),
+            len => {
+                let image = Self {
+                    path,
+                    role,
+                    len,
+                    head: Vec::new(),
+                    source: Source::File(file),
+                };
+                let head = image.read_vec(0, HEAD)?;
+                Ok(Self { head, ..image })
+            }
         }
     }
 
@@ -75,6 +85,7 @@ impl Image {
             path: self.path.clone(),
             role: self.role,
             len: bytes.len() as u64,
+            head: Vec::new(),
             source: Source::Bytes(bytes),
         }
     }
@@ -86,6 +97,7 @@ impl Image {
             path: self.path.clone(),
             role: self.role,
             len,
+            head: Vec::new(),
             source: Source::File(file),
         }
     }
@@ -127,6 +139,13 @@ impl Image {
     /// # Errors
     /// [`BootError::Read`].
     pub(super) fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<usize, BootError> {
+        if let Some(known) = usize::try_from(offset)
+            .ok()
+            .and_then(|start| self.head.get(start..start.checked_add(buf.len())?))
+        {
+            buf.copy_from_slice(known);
+            return Ok(buf.len());
+        }
         match &self.source {
             Source::Bytes(bytes) => {
                 let rest = usize::try_from(offset)

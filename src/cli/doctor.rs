@@ -1,11 +1,10 @@
 //! `mayfly doctor`: whether this host can run VMs.
 
 use std::fmt::Write;
-use std::process::ExitCode;
 
 use clap::Args;
 
-use super::say;
+use super::{SUCCESS, say};
 use crate::host::{self, Checkup, Finding, Status};
 use crate::vm::exit::ExitReason;
 
@@ -22,7 +21,7 @@ pub(super) struct DoctorArgs {
 
 /// Looks at the host and tells. The exit code is 0 if VMs can run, else that of
 /// a host error.
-pub(super) fn run(args: &DoctorArgs) -> ExitCode {
+pub(super) fn run(args: &DoctorArgs) -> u8 {
     let checkup = host::checkup();
     say::on_stdout(&if args.json {
         json(&checkup)
@@ -30,12 +29,12 @@ pub(super) fn run(args: &DoctorArgs) -> ExitCode {
         table(&checkup)
     });
     if checkup.can_run {
-        return ExitCode::SUCCESS;
+        return SUCCESS;
     }
     let reason = ExitReason::HostError {
         message: String::new(),
     };
-    ExitCode::from(reason.code())
+    reason.code()
 }
 
 fn json(checkup: &Checkup) -> String {

@@ -19,7 +19,6 @@ mod say;
 mod usage;
 
 use std::ffi::OsString;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
@@ -42,9 +41,12 @@ enum Command {
     Doctor(doctor::DoctorArgs),
 }
 
-/// Does what `args` (the program's name first) say. `started` is when the
-/// process started, as near as can be told.
-pub fn main(args: impl IntoIterator<Item = OsString>, started: Instant) -> ExitCode {
+/// What a shell takes for success.
+const SUCCESS: u8 = 0;
+
+/// Does what `args` (the program's name first) say and gives the exit code.
+/// `started` is when the process started, as near as can be told.
+pub fn main(args: impl IntoIterator<Item = OsString>, started: Instant) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     match Cli::try_parse_from(&args) {
         Ok(Cli { command }) => match command {
@@ -53,7 +55,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, started: Instant) -> ExitC
         },
         Err(error) if !error.use_stderr() => {
             say::on_stdout(&error.render().to_string());
-            ExitCode::SUCCESS
+            SUCCESS
         }
         Err(error) => usage::report(&error, &args, started),
     }

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::io::{IsTerminal, stdout};
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
@@ -100,7 +99,7 @@ fn serial(text: &OsStr) -> Result<SerialConfig, ConfigError> {
 }
 
 /// Boots what `args` describe; the exit code is the VM's.
-pub(super) fn run(args: RunArgs, started: Instant) -> ExitCode {
+pub(super) fn run(args: RunArgs, started: Instant) -> u8 {
     logging::init(args.verbose);
     let json = args.json;
     let report = match prepare(args) {
@@ -111,7 +110,7 @@ pub(super) fn run(args: RunArgs, started: Instant) -> ExitCode {
 }
 
 /// Tells the user how it ended and gives the exit code.
-pub(super) fn tell(report: &Report, json: bool) -> ExitCode {
+pub(super) fn tell(report: &Report, json: bool) -> u8 {
     // The prompt, or our own line, is not to continue the guest's last one.
     if report.line_open && !json && stdout().is_terminal() {
         say::on_stdout(report.line_break());
@@ -122,7 +121,7 @@ pub(super) fn tell(report: &Report, json: bool) -> ExitCode {
     if json {
         say::on_stdout(&report.json_line());
     }
-    ExitCode::from(report.reason.code())
+    report.reason.code()
 }
 
 /// Flags to a configuration, with the default guest where no kernel is given.

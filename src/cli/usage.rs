@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::ffi::OsString;
-use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -12,7 +11,7 @@ use crate::vm::Report;
 use crate::vm::exit::ExitReason;
 
 /// Tells the user what is wrong with `args`, in JSON as well if they ask for it.
-pub(super) fn report(error: &clap::Error, args: &[OsString], started: Instant) -> ExitCode {
+pub(super) fn report(error: &clap::Error, args: &[OsString], started: Instant) -> u8 {
     let json = args.iter().any(|arg| arg == "--json");
     let reason = ExitReason::Usage {
         message: squeeze(error, args),

@@ -2,13 +2,14 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use thiserror::Error;
 
+use super::descriptor::Descriptor;
 use super::input::Input;
 use super::output::{self, Finished, Output, OutputWriter, RING_SIZE};
 use super::patient::Patience;
@@ -27,18 +28,9 @@ pub enum ConsoleError {
         #[source]
         source: io::Error,
     },
-    /// Standard input or output cannot be used.
-    #[error("cannot use standard input and output for the serial port; try --serial null")]
-    Stdio(#[source] io::Error),
     /// No pseudo-terminal.
     #[error("cannot make a pseudo-terminal for the serial port; is /dev/pts mounted?")]
     Pty(#[source] io::Error),
-    /// No epoll instance.
-    #[error("cannot ask epoll about the serial input")]
-    Poll(#[source] io::Error),
-    /// No thread.
-    #[error("cannot start the thread that writes the serial output")]
-    Thread(#[source] io::Error),
 }
 
 /// The serial port's far side, ready for use.
@@ -62,16 +54,16 @@ impl Console {
     /// pseudo-terminal is made.
     ///
     /// # Errors
-    /// [`ConsoleError`], before any thread has been started.
+    /// [`ConsoleError`]; no thread has been started then.
     pub fn open(serial: &SerialConfig) -> Result<Self, ConsoleError> {
         match serial {
             SerialConfig::Null => {
                 let (writer, output) = output::discard();
                 Ok(Self::new(writer, output))
             }
-            SerialConfig::Stdio => Self::stdio(),
+            SerialConfig::Stdio => Ok(Self::stdio()),
             SerialConfig::File(path) => {
-                let (writer, output) = start(open_file(path)?)?;
+                let (writer, output) = output::to(open_file(path)?, RING_SIZE);
                 Ok(Self::new(writer, output))
             }
             SerialConfig::Pty => Self::pty(),
@@ -89,25 +81,23 @@ impl Console {
         }
     }
 
-    fn stdio() -> Result<Self, ConsoleError> {
-        let input = duplicate(io::stdin()).map_err(ConsoleError::Stdio)?;
-        let target = duplicate(io::stdout()).map_err(ConsoleError::Stdio)?;
-        let input = Input::new(input, true)?;
-        let (writer, output) = start(target)?;
-        Ok(Self {
-            input: Some(input),
+    fn stdio() -> Self {
+        let target = Descriptor::Standard(rustix::stdio::stdout());
+        let (writer, output) = output::to(target, RING_SIZE);
+        let source = Descriptor::Standard(rustix::stdio::stdin());
+        Self {
+            input: Some(Input::new(source, true)),
             on_stdout: true,
             ..Self::new(writer, output)
-        })
+        }
     }
 
     fn pty() -> Result<Self, ConsoleError> {
         let pty = pty::open().map_err(ConsoleError::Pty)?;
-        let input = duplicate(&pty.master).map_err(ConsoleError::Pty)?;
-        let input = Input::new(input, false)?;
-        let (writer, output) = start(pty.master)?;
+        let source = pty.master.try_clone().map_err(ConsoleError::Pty)?;
+        let (writer, output) = output::to(pty.master, RING_SIZE);
         Ok(Self {
-            input: Some(input),
+            input: Some(Input::new(source, false)),
             pty_path: Some(pty.path),
             pty_slave: Some(pty.slave),
             ..Self::new(writer, output)
@@ -147,14 +137,6 @@ impl ConsoleEnd {
             ..finished
         }
     }
-}
-
-fn start(target: OwnedFd) -> Result<(OutputWriter, Output), ConsoleError> {
-    output::start(target, RING_SIZE).map_err(ConsoleError::Thread)
-}
-
-fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
-    fd.as_fd().try_clone_to_owned()
 }
 
 /// Without blocking: opening a FIFO that nobody reads is an error, not a wait.
@@ -225,6 +207,7 @@ mod tests {
         let (mut writer, input, end) = console.split();
         let mut input = input.unwrap();
         assert!(input.pollable() && !input.is_keyboard());
+        end.output.start_writer().unwrap();
         writer.push(b"login: ");
         {
             let mut user = fs::File::options()

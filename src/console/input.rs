@@ -13,14 +13,12 @@
 //! must work when the guest has stopped listening; what the guest does not
 //! take in time is lost, as on any serial line.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::event::epoll;
 use rustix::io::Errno;
 use rustix::termios::isatty;
 
-use super::ConsoleError;
+use super::descriptor::Descriptor;
 use crate::terminal::{EscapeFilter, Key};
 
 /// How many bytes are read at once, and wait for the guest, at most.
@@ -44,7 +42,7 @@ pub struct Received {
 /// The source of what is typed.
 #[derive(Debug)]
 pub struct Input {
-    fd: OwnedFd,
+    fd: Descriptor,
     pollable: bool,
     filter: Option<EscapeFilter>,
     ended: bool,
@@ -57,25 +55,28 @@ pub struct Input {
 impl Input {
     /// Takes input from `fd`; a terminal's `Ctrl-a` speaks to Mayfly if
     /// `keyboard` says that a user sits at it.
-    ///
-    /// # Errors
-    /// When epoll cannot be asked whether it watches such a descriptor.
-    pub fn new(fd: OwnedFd, keyboard: bool) -> Result<Self, ConsoleError> {
-        Ok(Self {
-            pollable: epoll_takes(&fd).map_err(ConsoleError::Poll)?,
+    pub fn new(fd: impl Into<Descriptor>, keyboard: bool) -> Self {
+        let fd = fd.into();
+        Self {
+            pollable: true,
             filter: (keyboard && isatty(&fd)).then(EscapeFilter::default),
             fd,
             ended: false,
             pending: Box::new([0; PENDING_MAX]),
             start: 0,
             end: 0,
-        })
+        }
     }
 
-    /// Whether epoll can watch the descriptor; one that it cannot watch (a
-    /// regular file, `/dev/null`) is always ready.
+    /// Whether epoll can watch the descriptor, as far as is known.
     pub fn pollable(&self) -> bool {
         self.pollable
+    }
+
+    /// Epoll has refused the descriptor: nothing but trying it tells. Such a one
+    /// (a regular file, `/dev/null`) is always ready.
+    pub fn set_always_ready(&mut self) {
+        self.pollable = false;
     }
 
     /// Whether a user sits at it: then the terminal is to be put in raw mode.
@@ -159,27 +160,13 @@ impl AsFd for Input {
     }
 }
 
-/// Tries it, since nothing else tells: epoll refuses what cannot block.
-fn epoll_takes(fd: impl AsFd) -> io::Result<bool> {
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    match epoll::add(
-        &epoll,
-        fd,
-        epoll::EventData::new_u64(0),
-        epoll::EventFlags::IN,
-    ) {
-        Ok(()) => Ok(true),
-        Err(Errno::PERM) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::console::pty;
     use std::fs::File;
     use std::io::Write;
+    use std::os::fd::OwnedFd;
 
     fn take_all(input: &mut Input) -> Vec<u8> {
         let bytes = input.pending().to_vec();
@@ -190,7 +177,7 @@ mod tests {
     #[test]
     fn a_pipe_waits_for_the_guest() {
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        let mut input = Input::new(reader, true).unwrap();
+        let mut input = Input::new(reader, true);
         assert!(input.pollable() && !input.is_keyboard() && input.wants_more());
         rustix::io::write(&writer, b"a\x01x").unwrap();
         assert_eq!(input.receive(), Received::default());
@@ -211,8 +198,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; PENDING_MAX + 1]).unwrap();
         std::io::Seek::rewind(&mut file).unwrap();
-        let mut input = Input::new(file.into(), true).unwrap();
-        assert!(!input.pollable());
+        let mut input = Input::new(OwnedFd::from(file), true);
         let mut total = 0;
         while !input.receive().ended {
             total += take_all(&mut input).len();
@@ -223,15 +209,14 @@ mod tests {
     #[test]
     fn nothing_comes_from_null() {
         let null = File::open("/dev/null").unwrap();
-        let mut input = Input::new(null.into(), true).unwrap();
-        assert!(!input.pollable());
+        let mut input = Input::new(OwnedFd::from(null), true);
         assert!(input.receive().ended);
     }
 
     #[test]
     fn a_keyboard_is_heard_when_the_guest_is_deaf() {
         let pty = pty::open().unwrap();
-        let mut input = Input::new(pty.slave.try_clone().unwrap(), true).unwrap();
+        let mut input = Input::new(pty.slave.try_clone().unwrap(), true);
         assert!(input.is_keyboard());
         for _ in 0..10 {
             rustix::io::write(&pty.master, &[b'k'; 1000]).unwrap();

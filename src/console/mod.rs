@@ -5,6 +5,7 @@
 //! [`OutputWriter`], the event loop an [`Input`], and keeps a [`ConsoleEnd`].
 
 mod backend;
+mod descriptor;
 pub mod input;
 pub mod output;
 mod panic_watch;
@@ -13,6 +14,7 @@ mod pty;
 mod ring;
 
 pub use backend::{Console, ConsoleEnd, ConsoleError};
+pub use descriptor::Descriptor;
 pub use input::{Input, Received};
 pub use output::{Finished, Output, OutputWriter};
 pub use panic_watch::PanicWatch;

@@ -10,15 +10,18 @@
 //! is woken by a system call only when it has slept: after each piece it naps a
 //! moment and looks again, so that a guest that prints character by character
 //! pays for one wake-up a burst.
+//!
+//! The writer is started when the VM has lived for a moment ([`Output::start_writer`])
+//! or has much to say. What a VM says that is over sooner is written at its end
+//! ([`Output::finish`]), without a thread.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use super::descriptor::Descriptor;
 use super::panic_watch::PanicWatch;
 use super::patient::{self, Patience};
 use super::ring::Ring;
@@ -32,10 +35,21 @@ const NAP: Duration = Duration::from_millis(1);
 /// After how many naps in vain the writer sleeps until it is woken.
 const NAPS_BEFORE_SLEEP: u32 = 20;
 
-/// What the two ends share.
+/// The writer's stack in bytes; a piece of output is the largest thing on it.
+const STACK_SIZE: usize = 128 << 10;
+
+/// What the two ends and the writer share.
 #[derive(Debug)]
 struct Shared {
     ring: Ring,
+    /// The target, until whoever writes takes it.
+    target: Mutex<Option<Descriptor>>,
+    /// The writer, once it has been started.
+    writer: OnceLock<Thread>,
+    /// The writer has ended.
+    ended: Mutex<bool>,
+    /// Told of `ended`.
+    end: Condvar,
     /// The writer sleeps, or is about to: whoever has news must wake it.
     asleep: AtomicBool,
     /// No more bytes will come: write what waits and end.
@@ -59,16 +73,14 @@ struct Shared {
 pub struct OutputWriter {
     shared: Arc<Shared>,
     watch: PanicWatch,
-    writer: Option<Thread>,
+    /// Whether there is a target: without one, what is sent is only watched.
+    kept: bool,
 }
 
 /// The VM's end: what became of the bytes.
 #[derive(Debug)]
 pub struct Output {
     shared: Arc<Shared>,
-    writer: Option<Thread>,
-    /// Disconnected when the writer has ended.
-    ended: Option<Receiver<()>>,
 }
 
 /// How the output ended.
@@ -82,49 +94,34 @@ pub struct Finished {
 
 /// Output that goes nowhere; what is sent is still watched.
 pub fn discard() -> (OutputWriter, Output) {
-    pair(Arc::new(Shared::new(1)), None, None)
+    pair(None, 1)
 }
 
 /// Output to `target` through a ring of `capacity` bytes.
-///
-/// # Errors
-/// When the host gives no thread.
-pub fn start(target: OwnedFd, capacity: usize) -> io::Result<(OutputWriter, Output)> {
-    let shared = Arc::new(Shared::new(capacity));
-    let (alive, ended) = channel();
-    let worker = Worker {
-        shared: Arc::clone(&shared),
-        target,
-        _alive: alive,
-    };
-    let handle = thread::Builder::new()
-        .name("serial-out".to_owned())
-        .spawn(move || worker.run())?;
-    Ok(pair(shared, Some(handle.thread().clone()), Some(ended)))
+pub fn to(target: impl Into<Descriptor>, capacity: usize) -> (OutputWriter, Output) {
+    pair(Some(target.into()), capacity)
 }
 
-fn pair(
-    shared: Arc<Shared>,
-    writer: Option<Thread>,
-    ended: Option<Receiver<()>>,
-) -> (OutputWriter, Output) {
+fn pair(target: Option<Descriptor>, capacity: usize) -> (OutputWriter, Output) {
     let guest_end = OutputWriter {
-        shared: Arc::clone(&shared),
+        kept: target.is_some(),
+        shared: Arc::new(Shared::new(target, capacity)),
         watch: PanicWatch::default(),
-        writer: writer.clone(),
     };
     let vm_end = Output {
-        shared,
-        writer,
-        ended,
+        shared: guest_end.shared.clone(),
     };
     (guest_end, vm_end)
 }
 
 impl Shared {
-    fn new(capacity: usize) -> Self {
+    fn new(target: Option<Descriptor>, capacity: usize) -> Self {
         Self {
             ring: Ring::new(capacity),
+            target: Mutex::new(target),
+            writer: OnceLock::new(),
+            ended: Mutex::new(false),
+            end: Condvar::new(),
             asleep: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
@@ -136,6 +133,70 @@ impl Shared {
             panicked: AtomicBool::new(false),
         }
     }
+
+    /// Starts the writer, if there is work for one and it is not there yet.
+    fn start_writer(self: &Arc<Self>) -> io::Result<()> {
+        let target = lock(&self.target);
+        if target.is_none() || self.writer.get().is_some() {
+            return Ok(());
+        }
+        let worker = Worker(self.clone());
+        let handle = thread::Builder::new()
+            .name("serial-out".to_owned())
+            .stack_size(STACK_SIZE)
+            .spawn(move || worker.run())?;
+        // It is empty: only this sets it, and under the lock.
+        let _ = self.writer.set(handle.thread().clone());
+        Ok(())
+    }
+
+    /// Writes a piece, as long as `given_up` of the moment in which the target
+    /// took something last says no.
+    fn write(
+        &self,
+        target: &Descriptor,
+        mut bytes: &[u8],
+        given_up: impl Fn(Instant) -> bool,
+    ) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let since = Instant::now();
+            let count = patient::write_some(target, bytes, || given_up(since))?;
+            let (written, rest) = bytes.split_at_checked(count).unwrap_or((bytes, &[]));
+            if let Some(last) = written.last() {
+                self.last_byte.store(*last, Ordering::Release);
+            }
+            self.written.fetch_add(count as u64, Ordering::Release);
+            self.progress.fetch_add(1, Ordering::Release);
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Writes what is in the ring on the calling thread. False when patience ran
+    /// out; a target that is gone takes nothing more, and that is an end too.
+    fn write_rest(&self, target: &Descriptor, patience: Patience) -> bool {
+        let deadline = Instant::now() + patience.total;
+        let mut buffer = [0; patient::PIECE_MAX];
+        let buffer = buffer
+            .get_mut(..patient::piece_size(target))
+            .unwrap_or_default();
+        loop {
+            let count = self.ring.take(buffer);
+            if count == 0 {
+                return true;
+            }
+            let bytes = buffer.get(..count).unwrap_or_default();
+            let given_up =
+                |since: Instant| since.elapsed() >= patience.stall || Instant::now() >= deadline;
+            if let Err(error) = self.write(target, bytes, given_up) {
+                return error.kind() != io::ErrorKind::TimedOut;
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl OutputWriter {
@@ -148,18 +209,23 @@ impl OutputWriter {
         if self.watch.feed(bytes) {
             self.shared.panicked.store(true, Ordering::Release);
         }
-        let Some(writer) = &self.writer else {
+        if !self.kept {
             return;
-        };
+        }
         self.shared
             .pushed
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.shared.ring.put(bytes);
-        // A ring that fills up ends the writer's nap; unpark makes a system
-        // call only if the writer does wait.
         let crowded = self.shared.ring.len() >= self.shared.ring.capacity() / 2;
-        if crowded || self.shared.asleep.load(Ordering::SeqCst) {
-            writer.unpark();
+        match self.shared.writer.get() {
+            // A ring that fills up ends the writer's nap; unpark makes a system
+            // call only if the writer does wait.
+            Some(writer) if crowded || self.shared.asleep.load(Ordering::SeqCst) => {
+                writer.unpark();
+            }
+            // Where that fails, the VM's end tries too, and tells.
+            None if crowded => drop(self.shared.start_writer()),
+            _ => {}
         }
     }
 }
@@ -176,6 +242,14 @@ impl io::Write for OutputWriter {
 }
 
 impl Output {
+    /// Starts the thread that writes, unless it runs or nothing is to be written.
+    ///
+    /// # Errors
+    /// When the host gives no thread.
+    pub fn start_writer(&self) -> io::Result<()> {
+        self.shared.start_writer()
+    }
+
     /// When the guest sent its first byte.
     pub fn first_byte(&self) -> Option<Instant> {
         self.shared.first_byte.get().copied()
@@ -192,13 +266,16 @@ impl Output {
     pub fn finish(self, patience: Patience) -> Finished {
         let shared = &self.shared;
         shared.closing.store(true, Ordering::SeqCst);
-        if let Some(writer) = &self.writer {
-            writer.unpark();
-        }
-        let complete = self
-            .ended
-            .as_ref()
-            .is_none_or(|ended| wait(shared, ended, patience));
+        let complete = match shared.writer.get() {
+            Some(writer) => {
+                writer.unpark();
+                wait(shared, patience)
+            }
+            None => match lock(&shared.target).take() {
+                Some(target) => shared.write_rest(&target, patience),
+                None => true,
+            },
+        };
         shared.abandoned.store(true, Ordering::Release);
         let written = shared.written.load(Ordering::Acquire);
         let lost = shared
@@ -214,50 +291,62 @@ impl Output {
 }
 
 /// Whether the writer ended by itself.
-fn wait(shared: &Shared, ended: &Receiver<()>, patience: Patience) -> bool {
+fn wait(shared: &Shared, patience: Patience) -> bool {
     let deadline = Instant::now() + patience.total;
-    loop {
+    let mut ended = lock(&shared.ended);
+    while !*ended {
         let before = shared.progress.load(Ordering::Acquire);
         let left = deadline.saturating_duration_since(Instant::now());
-        match ended.recv_timeout(patience.stall.min(left)) {
-            Err(RecvTimeoutError::Timeout) => {
-                let stalled = shared.progress.load(Ordering::Acquire) == before;
-                if stalled || Instant::now() >= deadline {
-                    return false;
-                }
+        let (guard, waited) = shared
+            .end
+            .wait_timeout(ended, patience.stall.min(left))
+            .unwrap_or_else(PoisonError::into_inner);
+        ended = guard;
+        if waited.timed_out() && !*ended {
+            let stalled = shared.progress.load(Ordering::Acquire) == before;
+            if stalled || Instant::now() >= deadline {
+                return false;
             }
-            Ok(()) | Err(RecvTimeoutError::Disconnected) => return true,
         }
     }
+    true
 }
 
-/// The writer thread.
-struct Worker {
-    shared: Arc<Shared>,
-    target: OwnedFd,
-    /// Dropped when the thread ends, however it ends.
-    _alive: Sender<()>,
+/// The writer's thread.
+struct Worker(Arc<Shared>);
+
+impl Drop for Worker {
+    /// It ends, however it ends.
+    fn drop(&mut self) {
+        *lock(&self.0.ended) = true;
+        self.0.end.notify_all();
+    }
 }
 
 impl Worker {
     fn run(self) {
-        let piece = patient::piece_size(&self.target);
+        let shared = &*self.0;
+        let Some(target) = lock(&shared.target).take() else {
+            return;
+        };
+        let piece = patient::piece_size(&target);
         let mut buffer = [0; patient::PIECE_MAX];
         let buffer = buffer.get_mut(..piece).unwrap_or_default();
+        let given_up = |_| shared.abandoned.load(Ordering::Acquire);
         let mut target_gone = false;
         let mut naps = 0;
         loop {
             // Read before the ring, so that what was pushed before closing is seen.
-            let closing = self.shared.closing.load(Ordering::SeqCst);
-            let count = self.shared.ring.take(buffer);
-            if self.shared.abandoned.load(Ordering::Acquire) {
+            let closing = shared.closing.load(Ordering::SeqCst);
+            let count = shared.ring.take(buffer);
+            if shared.abandoned.load(Ordering::Acquire) {
                 return;
             }
             if count > 0 {
                 naps = 0;
                 let bytes = buffer.get(..count).unwrap_or_default();
-                target_gone = target_gone || self.write(bytes).is_err();
-                self.shared.progress.fetch_add(1, Ordering::Release);
+                target_gone = target_gone || shared.write(&target, bytes, given_up).is_err();
+                shared.progress.fetch_add(1, Ordering::Release);
             } else if closing {
                 return;
             }
@@ -265,23 +354,6 @@ impl Worker {
                 self.rest(&mut naps);
             }
         }
-    }
-
-    fn write(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let given_up = || self.shared.abandoned.load(Ordering::Acquire);
-            let count = patient::write_some(&self.target, bytes, given_up)?;
-            let (written, rest) = bytes.split_at_checked(count).unwrap_or((bytes, &[]));
-            if let Some(last) = written.last() {
-                self.shared.last_byte.store(*last, Ordering::Release);
-            }
-            self.shared
-                .written
-                .fetch_add(count as u64, Ordering::Release);
-            self.shared.progress.fetch_add(1, Ordering::Release);
-            bytes = rest;
-        }
-        Ok(())
     }
 
     /// Naps while the guest is printing, sleeps when it has fallen silent.
@@ -294,11 +366,11 @@ impl Worker {
         // The putter stores to the ring and then looks at the flag, the taker
         // stores the flag and then looks at the ring, all sequentially
         // consistent: one of them sees the other, so no byte is slept through.
-        self.shared.asleep.store(true, Ordering::SeqCst);
-        if self.shared.ring.is_empty() && !self.shared.closing.load(Ordering::SeqCst) {
+        self.0.asleep.store(true, Ordering::SeqCst);
+        if self.0.ring.is_empty() && !self.0.closing.load(Ordering::SeqCst) {
             thread::park();
         }
-        self.shared.asleep.store(false, Ordering::SeqCst);
+        self.0.asleep.store(false, Ordering::SeqCst);
         *naps = 0;
     }
 }

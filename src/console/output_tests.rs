@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 
 use rustix::pipe::pipe;
 
@@ -9,6 +10,13 @@ const SHORT: Patience = Patience {
     stall: Duration::from_millis(300),
     total: Duration::from_secs(10),
 };
+
+/// Output with its writer at work.
+fn start(target: OwnedFd, capacity: usize) -> io::Result<(OutputWriter, Output)> {
+    let (guest, output) = to(target, capacity);
+    output.start_writer()?;
+    Ok((guest, output))
+}
 
 fn reader_of(fd: OwnedFd) -> thread::JoinHandle<Vec<u8>> {
     thread::spawn(move || {
@@ -166,4 +174,58 @@ fn discarded_output_is_still_watched() {
     let finished = output.finish(SHORT);
     assert_eq!(finished.lost, 0);
     assert!(!finished.line_open);
+}
+
+#[test]
+fn a_short_life_needs_no_writer() {
+    let (source, target) = pipe().unwrap();
+    let (mut guest, output) = to(target, RING_SIZE);
+    guest.push(b"hello\n");
+    let finished = output.finish(SHORT);
+    assert!(guest.shared.writer.get().is_none());
+    assert_eq!((finished.lost, finished.line_open), (0, false));
+    // The target is closed, or this would wait.
+    let mut said = Vec::new();
+    File::from(source).read_to_end(&mut said).unwrap();
+    assert_eq!(said, b"hello\n");
+}
+
+#[test]
+fn a_talkative_guest_starts_the_writer_itself() {
+    let (source, target) = pipe().unwrap();
+    let reader = reader_of(source);
+    let (mut guest, output) = to(target, 1 << 10);
+    guest.push(&[b'x'; 100]);
+    assert!(guest.shared.writer.get().is_none());
+    guest.push(&[b'x'; 500]);
+    assert!(guest.shared.writer.get().is_some());
+    assert_eq!(output.finish(Patience::default()).lost, 0);
+    assert_eq!(reader.join().unwrap().len(), 600);
+}
+
+#[test]
+fn without_a_writer_a_stalled_reader_is_left_too() {
+    let (_reader, target) = pipe().unwrap();
+    let (mut guest, output) = to(target, RING_SIZE);
+    let total = (RING_SIZE / 2 - 1) as u64;
+    guest.push(&vec![b'x'; RING_SIZE / 2 - 1]);
+    let started = Instant::now();
+    let finished = output.finish(SHORT);
+    assert!(started.elapsed() < Duration::from_secs(60));
+    // A pipe takes 64 KiB.
+    assert!(
+        finished.lost >= total - (64 << 10),
+        "lost {}",
+        finished.lost
+    );
+    assert!(finished.line_open);
+}
+
+#[test]
+fn without_a_writer_a_reader_that_left_costs_its_bytes_only() {
+    let (source, target) = pipe().unwrap();
+    drop(source);
+    let (mut guest, output) = to(target, RING_SIZE);
+    guest.push(b"nobody hears this");
+    assert_eq!(output.finish(SHORT).lost, 17);
 }

@@ -70,12 +70,12 @@ impl Backend {
             Extensions { svm: true, .. } => Some(Self::Svm),
             _ => None,
         };
-        let hardware_module = present("kvm_intel") || present("kvm_amd");
+        let hardware_module = || present("kvm_intel") || present("kvm_amd");
         match hardware {
             None if present("kvm_pvm") => Self::Pvm,
             None => Self::Unknown,
             Some(_) if loaded("kvm_pvm") => Self::Pvm,
-            Some(_) if present("kvm_pvm") && !hardware_module => Self::Pvm,
+            Some(_) if present("kvm_pvm") && !hardware_module() => Self::Pvm,
             Some(kind) => kind,
         }
     }

@@ -6,7 +6,8 @@
 //! memory (`readv`, io_uring) are reported with [`GuestRam::mark_dirty`].
 
 use std::fs::File;
-use std::io::{Seek, SeekFrom};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::Ordering;
 
 use thiserror::Error;
@@ -127,7 +128,7 @@ impl GuestRam {
     }
 
     /// Fills `addr..addr + len` with what `file` holds from `offset` on, without
-    /// a copy in between, and marks the pages dirty. Moves the file's cursor.
+    /// a copy in between, and marks the pages dirty.
     ///
     /// # Errors
     /// [`MemoryError::NotRam`] if a byte of the range is not RAM,
@@ -136,25 +137,23 @@ impl GuestRam {
         &self,
         addr: u64,
         len: usize,
-        mut file: &File,
+        file: &File,
         offset: u64,
     ) -> Result<(), MemoryError> {
-        if !self.contains(addr, len) {
-            return Err(MemoryError::NotRam { addr, len });
-        }
+        let first = self.host_ptr(addr, len)?;
         let fill = |source| MemoryError::Fill { addr, len, source };
-        file.seek(SeekFrom::Start(offset)).map_err(fill)?;
         let mut done = 0;
         while done < len {
-            let at = GuestAddress(addr.saturating_add(done as u64));
-            let count = self
-                .backend
-                .read_volatile_from(at, &mut file, len.saturating_sub(done))
-                .map_err(|error| fill(std::io::Error::other(error)))?;
-            if count == 0 {
-                return Err(fill(std::io::ErrorKind::UnexpectedEof.into()));
+            let place = first.wrapping_add(done);
+            let rest = len.saturating_sub(done);
+            let count = read_into(file, offset.saturating_add(done as u64), place, rest);
+            match count {
+                Ok(0) => return Err(fill(io::ErrorKind::UnexpectedEof.into())),
+                Ok(count) => done = done.saturating_add(count),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(fill(error)),
             }
-            done = done.saturating_add(count);
+            self.mark_dirty(addr, done);
         }
         Ok(())
     }
@@ -164,6 +163,11 @@ impl GuestRam {
     /// (Linux before 5.14) the faults come as ever.
     pub fn populate(&self, addr: u64, len: usize) {
         const PAGE: usize = 4096;
+        // For a few pages the call costs what it spares.
+        const WORTH_A_CALL: usize = 16 * PAGE;
+        if len < WORTH_A_CALL {
+            return;
+        }
         let Ok(first) = self.host_ptr(addr, len) else {
             return;
         };
@@ -240,6 +244,16 @@ impl GuestRam {
     }
 }
 
+/// Reads at most `len` bytes at `offset` of `file` to `place`, which points to that
+/// many bytes of guest memory.
+fn read_into(file: &File, offset: u64, place: *mut u8, len: usize) -> io::Result<usize> {
+    let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
+    // SAFETY: the caller has the pointer from `host_ptr` for at least this length,
+    // and nobody keeps references to guest memory.
+    let count = unsafe { libc::pread(file.as_raw_fd(), place.cast(), len, offset) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
 fn map_region(
     range: RamRange,
     size: u64,
@@ -312,8 +326,9 @@ mod tests {
         let ram = GuestRam::new(16 << 20).unwrap();
         ram.write(0x30_0000, b"mayfly").unwrap();
         ram.populate(0x1234, 12 << 20);
-        ram.populate((16 << 20) - 1, 1);
-        ram.populate((16 << 20) - 1, 2);
+        ram.populate((16 << 20) - (1 << 20), 1 << 20);
+        ram.populate((16 << 20) - (1 << 20), (1 << 20) + 1);
+        ram.populate(0x30_0000, 6);
         ram.populate(u64::MAX, usize::MAX);
         let mut back = [0; 6];
         ram.read(0x30_0000, &mut back).unwrap();

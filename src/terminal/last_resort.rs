@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Once, OnceLock};
 
 use super::raw::Saved;
+use super::signal_stack::SignalStack;
 
 /// The terminal that is in raw mode, if one is.
 static CURRENT: AtomicPtr<Saved> = AtomicPtr::new(ptr::null_mut());
@@ -49,6 +50,15 @@ pub fn restore() {
     }
 }
 
+/// Lets a stack overflow of the calling thread be a way out like the others, as
+/// long as the answer lives. Nothing where no terminal is in raw mode.
+pub fn guard_thread() -> Option<SignalStack> {
+    if CURRENT.load(Ordering::Acquire).is_null() {
+        return None;
+    }
+    SignalStack::install()
+}
+
 /// Makes `saved` what [`restore`] puts back, and sees that every way out calls it.
 pub(super) fn announce(saved: &'static Saved) {
     static INSTALLED: Once = Once::new();
@@ -73,7 +83,7 @@ extern "C" fn at_exit() {
 
 /// Puts [`on_fatal`] before what `signal` does now. Signals that the program
 /// handles or ignores end nothing and are left alone; faults are taken in any
-/// case, for Rust's own handler of stack overflows ends the process too.
+/// case, for a handler of stack overflows, where Rust has one, ends the process too.
 fn catch(signal: c_int, previous: &OnceLock<libc::sigaction>) {
     let Some(current) = replace_action(signal, None) else {
         return;
@@ -87,7 +97,7 @@ fn catch(signal: c_int, previous: &OnceLock<libc::sigaction>) {
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut libc::c_void) = on_fatal;
     let ours = libc::sigaction {
         sa_sigaction: handler as usize,
-        // On the alternate stack, where there is one: the stack may be what is broken.
+        // On the thread's `SignalStack`: its own stack may be what is broken.
         sa_flags: libc::SA_SIGINFO | libc::SA_ONSTACK,
         ..current
     };

@@ -11,6 +11,7 @@ use rustix::termios::{
 };
 
 use super::last_resort;
+use super::signal_stack::SignalStack;
 
 /// A terminal and how it was before Mayfly changed it.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct RawMode {
     /// Made when the process is first in the foreground. Never freed: a signal
     /// handler may be looking at it.
     saved: Option<&'static Saved>,
+    /// For this thread; others have [`guard_thread`](super::guard_thread).
+    _stack: Option<SignalStack>,
 }
 
 impl RawMode {
@@ -59,6 +62,7 @@ impl RawMode {
         let mut raw_mode = Self {
             fd: terminal.as_fd().try_clone_to_owned()?,
             saved: None,
+            _stack: SignalStack::install(),
         };
         raw_mode.resume()?;
         Ok(Some(raw_mode))

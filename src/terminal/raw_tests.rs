@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 use super::*;
+use crate::terminal::signal_stack;
 
 /// The environment variable that makes a child of [`every_way_out_restores`] take one.
 const WAY_OUT: &str = "MAYFLY_TEST_WAY_OUT";
@@ -65,6 +66,7 @@ fn every_way_out_restores() {
         ("fault", None, Some(libc::SIGSEGV)),
         ("sent-fault", None, Some(libc::SIGSEGV)),
         ("overflow", None, Some(libc::SIGABRT)),
+        ("overflow-on-ours", None, Some(libc::SIGABRT)),
         ("term", None, Some(libc::SIGTERM)),
         ("usr1", None, Some(libc::SIGUSR1)),
     ] {
@@ -126,6 +128,11 @@ fn leave(way: &str) -> ! {
             unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
         }
         "overflow" => {
+            println!("{}", overflow(&[1; 1000]));
+        }
+        "overflow-on-ours" => {
+            signal_stack::remove();
+            let _stack = last_resort::guard_thread().unwrap();
             println!("{}", overflow(&[1; 1000]));
         }
         other => {

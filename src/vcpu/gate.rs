@@ -70,10 +70,19 @@ impl Gate {
     /// Sets the state unless the gate is stopped, which is for good.
     fn set(&self, state: GateState) {
         let _threads = self.lock();
-        if self.state() != GateState::Stopped {
+        let before = self.state();
+        if before != GateState::Stopped {
             self.state.store(state as u8, Ordering::Release);
         }
-        self.changed.notify_all();
+        self.tell_waiters(before);
+    }
+
+    /// Wakes whoever waits, to be called with the lock held. Threads wait only
+    /// while the gate is paused, and each wake-up is a system call.
+    fn tell_waiters(&self, state: GateState) {
+        if state == GateState::Paused {
+            self.changed.notify_all();
+        }
     }
 
     /// Asks all vCPUs to the gate and waits until they are there. `kick` makes
@@ -122,7 +131,12 @@ impl Gate {
     pub fn leave(&self) {
         let mut threads = self.lock();
         threads.alive = threads.alive.saturating_sub(1);
-        self.changed.notify_all();
+        self.tell_waiters(self.state());
+    }
+
+    /// Whether all vCPU threads have left for good.
+    pub fn all_left(&self) -> bool {
+        self.lock().alive == 0
     }
 }
 

@@ -78,11 +78,11 @@ impl Drop for Departure {
     fn drop(&mut self) {
         let lifecycle = &self.0.lifecycle;
         if std::thread::panicking() {
-            lifecycle.end(ExitReason::HostError {
+            lifecycle.end_from_vcpu(ExitReason::HostError {
                 message: FAILURE.to_owned(),
             });
         }
-        lifecycle.gate().leave();
+        lifecycle.vcpu_left();
     }
 }
 
@@ -106,7 +106,7 @@ impl Vcpu {
         let reason = self.run_until_stopped();
         drop(slot);
         if let Some(reason) = reason {
-            self.machine.lifecycle.end(reason);
+            self.machine.lifecycle.end_from_vcpu(reason);
         }
         drop(departure);
         VcpuOutcome {

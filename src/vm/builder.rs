@@ -11,7 +11,6 @@ use std::time::Instant;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
-use vmm_sys_util::eventfd::EventFd;
 
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
@@ -55,8 +54,11 @@ impl Inputs {
         let kernel = Kernel::open(&config.kernel, &cache)?;
         let kvm = host::open_kvm()?;
         let backend = Backend::detect();
-        let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
-        config::check_cpus(config.cpus, max_vcpus)?;
+        // Every KVM has one.
+        if config.cpus > 1 {
+            let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
+            config::check_cpus(config.cpus, max_vcpus)?;
+        }
         // Asked once: it takes 0.3 ms on kvm-pvm hosts.
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -120,8 +122,6 @@ pub struct BuiltVm {
     pub vcpus: Vec<Vcpu>,
     /// The serial port, to which input goes.
     pub serial: Arc<Mutex<Serial>>,
-    /// Told when the serial port can take more input.
-    pub fifo_room: Arc<EventFd>,
     /// Where the serial port's output goes.
     pub output: ConsoleEnd,
     /// Where the serial port's input comes from.
@@ -165,12 +165,8 @@ pub fn build(
 
     let lifecycle =
         Arc::new(Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?);
-    let fifo_room = Arc::new(
-        EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
-            .map_err(BuildError::EventDescriptor)?,
-    );
     let (writer, input, output) = console.split();
-    let buses = devices::build(&interrupts, &lifecycle, writer, &fifo_room, ram.size())?;
+    let buses = devices::build(&interrupts, &lifecycle, writer, ram.size())?;
 
     let acpi_config = acpi::AcpiConfig {
         cpus: config.cpus,
@@ -224,7 +220,6 @@ pub fn build(
         machine,
         vcpus,
         serial: buses.serial,
-        fifo_room,
         output,
         input,
         hooks,

@@ -15,7 +15,6 @@ use rustix::time::{
     timerfd_settime,
 };
 use thiserror::Error;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::exit::ExitReason;
 use super::lifecycle::Lifecycle;
@@ -59,22 +58,20 @@ pub enum ControlError {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 enum Source {
-    Ended,
+    WakeUp,
     Timeout,
     Signal,
     Input,
-    FifoRoom,
     NapOver,
 }
 
 impl Source {
     fn of(events: Events) -> Option<Self> {
         [
-            Self::Ended,
+            Self::WakeUp,
             Self::Timeout,
             Self::Signal,
             Self::Input,
-            Self::FifoRoom,
             Self::NapOver,
         ]
         .into_iter()
@@ -110,7 +107,6 @@ impl Signals {
 /// Everything the main thread waits for.
 pub struct Control {
     lifecycle: Arc<Lifecycle>,
-    fifo_room: Arc<EventFd>,
     timeout: Option<OwnedFd>,
     signals: OwnedFd,
     typing: Option<Typing>,
@@ -125,14 +121,12 @@ impl Control {
         signals: Signals,
         lifecycle: Arc<Lifecycle>,
         serial: Arc<Mutex<Serial>>,
-        fifo_room: Arc<EventFd>,
         input: Option<Input>,
         timeout: Option<Duration>,
     ) -> Result<Self, ControlError> {
         let timeout = timeout.map(timer_after).transpose();
         Ok(Self {
             lifecycle,
-            fifo_room,
             timeout: timeout.map_err(ControlError::Timer)?,
             signals: signals.0,
             typing: input.map(|input| Typing::new(input, serial)).transpose()?,
@@ -268,6 +262,9 @@ impl Typing {
         };
         match done {
             Ok(()) => self.watched = on,
+            Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EPERM => {
+                self.input.set_always_ready();
+            }
             Err(error) => log::warn!("cannot watch the serial input: {error:?}"),
         }
     }
@@ -281,9 +278,8 @@ impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps) {
         let nap = self.typing.as_ref().and_then(|t| t.keyboard.as_ref());
         let watched = [
-            (Some(self.lifecycle.ended().as_raw_fd()), Source::Ended),
+            (Some(self.lifecycle.wake_up().as_raw_fd()), Source::WakeUp),
             (Some(self.signals.as_raw_fd()), Source::Signal),
-            (Some(self.fifo_room.as_raw_fd()), Source::FifoRoom),
             (
                 self.timeout.as_ref().map(OwnedFd::as_raw_fd),
                 Source::Timeout,
@@ -298,22 +294,26 @@ impl MutEventSubscriber for Control {
                 self.lifecycle.end(ExitReason::HostError { message });
             }
         }
+        if let Some(typing) = &mut self.typing {
+            typing.watch(ops, true);
+        }
         self.type_in(ops, false);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match Source::of(events) {
-            // Whoever waits for it looks at the lifecycle.
-            Some(Source::Ended) | None => {}
+            // The end is noticed by whoever waits here for it.
+            Some(Source::WakeUp) if self.lifecycle.reason().is_some() => {}
+            Some(Source::WakeUp) => {
+                let _ = self.lifecycle.wake_up().read();
+                self.type_in(ops, false);
+            }
+            None => {}
             Some(Source::Timeout) => {
                 self.lifecycle.end(ExitReason::Timeout);
             }
             Some(Source::Signal) => self.signal(),
             Some(Source::Input) => self.type_in(ops, true),
-            Some(Source::FifoRoom) => {
-                let _ = self.fifo_room.read();
-                self.type_in(ops, false);
-            }
             Some(Source::NapOver) => {
                 if let Some(typing) = &mut self.typing {
                     typing.nap_over(ops);

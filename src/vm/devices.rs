@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use vmm_sys_util::eventfd::EventFd;
-
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
 use crate::console::OutputWriter;
@@ -38,10 +36,9 @@ pub fn build(
     interrupts: &Interrupts,
     lifecycle: &Arc<Lifecycle>,
     output: OutputWriter,
-    fifo_room: &Arc<EventFd>,
     memory: u64,
 ) -> Result<Buses, BuildError> {
-    let serial = Arc::new(Mutex::new(serial_port(interrupts, output, fifo_room)));
+    let serial = Arc::new(Mutex::new(serial_port(interrupts, lifecycle, output)));
     let pio = port_bus(interrupts, lifecycle, serial.clone(), memory)?;
     let mut mmio = Bus::new();
     if let Some(ioapic) = interrupts.ioapic() {
@@ -50,14 +47,14 @@ pub fn build(
     Ok(Buses { pio, mmio, serial })
 }
 
-fn serial_port(interrupts: &Interrupts, output: OutputWriter, fifo_room: &Arc<EventFd>) -> Serial {
-    let fifo_room = fifo_room.clone();
+fn serial_port(interrupts: &Interrupts, lifecycle: &Lifecycle, output: OutputWriter) -> Serial {
+    let main_thread = lifecycle.wake_up().clone();
     Serial::from_state(
         SerialState::default(),
         interrupts.line(layout::IRQ_SERIAL),
         Box::new(output),
-        // A counter that is full already says that there is room.
-        Box::new(move || drop(fifo_room.write(1))),
+        // A counter that is full wakes it already.
+        Box::new(move || drop(main_thread.write(1))),
     )
 }
 

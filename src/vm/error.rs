@@ -103,6 +103,9 @@ pub enum BuildError {
     #[error("cannot install the signal that stops vCPUs")]
     Kick(#[source] vmm_sys_util::errno::Error),
     /// clone.
+    #[error("cannot start the thread that writes the serial output")]
+    Writer(#[source] std::io::Error),
+    /// clone.
     #[error("cannot start the thread of vCPU {id}")]
     Thread {
         /// Which one.

@@ -9,7 +9,7 @@
 //! [`EventSink`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, Once, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::Instant;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -45,7 +45,7 @@ pub struct Lifecycle {
     started: Instant,
     gate: Gate,
     reason: Mutex<Option<ExitReason>>,
-    ended: EventFd,
+    wake_up: Arc<EventFd>,
     /// When the first vCPU entered the guest.
     pub first_instruction: Moment,
     /// When the guest wrote the boot timer.
@@ -64,7 +64,7 @@ impl Lifecycle {
             started,
             gate: Gate::new(vcpus),
             reason: Mutex::new(None),
-            ended: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
+            wake_up: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
             first_instruction: Moment::default(),
             userspace: Moment::default(),
             crash_loaded: Once::new(),
@@ -81,14 +81,23 @@ impl Lifecycle {
         &self.gate
     }
 
-    /// Readable once the VM has ended.
-    pub fn ended(&self) -> &EventFd {
-        &self.ended
+    /// Written to when the main thread is to look: the VM has ended, or the
+    /// serial port has room for input.
+    pub fn wake_up(&self) -> &Arc<EventFd> {
+        &self.wake_up
     }
 
     /// Ends the VM. The first reason stays, later ones are dropped; false says
     /// that there was one before.
     pub fn end(&self, reason: ExitReason) -> bool {
+        let is_first = self.end_from_vcpu(reason);
+        self.wake_main_thread();
+        is_first
+    }
+
+    /// The same for a vCPU's own thread, which leaves then and wakes the main thread
+    /// as it does ([`Lifecycle::vcpu_left`]): earlier, that would find it still there.
+    pub fn end_from_vcpu(&self, reason: ExitReason) -> bool {
         let mut slot = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = slot.is_none();
         if is_first {
@@ -96,9 +105,18 @@ impl Lifecycle {
         }
         drop(slot);
         self.gate.stop();
-        // An eventfd write of 1 fails only if the counter is full, and then it is readable.
-        let _ = self.ended.write(1);
         is_first
+    }
+
+    /// A vCPU's thread is about to end.
+    pub fn vcpu_left(&self) {
+        self.gate.leave();
+        self.wake_main_thread();
+    }
+
+    fn wake_main_thread(&self) {
+        // An eventfd write of 1 fails only if the counter is full, and then it is readable.
+        let _ = self.wake_up.write(1);
     }
 
     /// Why the VM ended, once it has.
@@ -111,8 +129,8 @@ impl Lifecycle {
 }
 
 impl EventSink for Lifecycle {
-    /// Warns once of each thing, however often the guest repeats it: a warning
-    /// is written on the vCPU's thread.
+    /// Called on the thread of the vCPU that runs the device. Warns once of each
+    /// thing, however often the guest repeats it: a warning is written there.
     fn guest_event(&self, event: GuestEvent) {
         let reason = match event {
             GuestEvent::Reset => ExitReason::Reset,
@@ -126,7 +144,7 @@ impl EventSink for Lifecycle {
             }
             GuestEvent::UserspaceReached => return self.userspace.reached(self.started),
         };
-        if let (true, GuestEvent::Status(value)) = (self.end(reason), event)
+        if let (true, GuestEvent::Status(value)) = (self.end_from_vcpu(reason), event)
             && value > u32::from(GUEST_STATUS_MAX)
         {
             log::warn!("guest status {value} is passed on as {GUEST_STATUS_MAX}");
@@ -152,7 +170,10 @@ mod tests {
         vm.guest_event(GuestEvent::Reset);
         assert_eq!(vm.reason(), Some(ExitReason::GuestStatus { status: 3 }));
         assert_eq!(vm.gate().state(), GateState::Stopped);
-        assert_eq!(vm.ended().read().unwrap(), 3);
+        assert_eq!(vm.wake_up().read().unwrap(), 2);
+        vm.vcpu_left();
+        assert_eq!(vm.wake_up().read().unwrap(), 1);
+        assert!(vm.gate().all_left());
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub mod report;
 pub mod running;
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventManager, SubscriberOps};
 
@@ -20,9 +20,16 @@ use crate::console::{Console, Patience, patient};
 use builder::Inputs;
 use control::{Control, Signals};
 use error::BuildError;
+use lifecycle::Lifecycle;
 use running::RunningVm;
 
 pub use report::{Milestones, Report};
+
+/// How long the serial output may wait for its thread at the beginning: a VM that
+/// is over by then does without. Nobody sees that the first line came later.
+const WRITER_DELAY: Duration = Duration::from_millis(10);
+/// Epoll's word for no timeout.
+const FOR_EVER: i32 = -1;
 
 /// Makes the machine that `config` describes, runs it to its end, and tells
 /// what happened. `started` is when the process started.
@@ -35,7 +42,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Report {
 
 fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
     let inputs = Inputs::open(config)?;
-    // Before the console's thread starts, after what may take a while.
+    // Before the first thread starts, after what may take a while.
     let signals = Signals::block()?;
     let console = Console::open(&config.serial)?;
     if let Some(path) = &console.pty_path {
@@ -50,17 +57,14 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         signals,
         lifecycle.clone(),
         built.serial.clone(),
-        built.fifo_room.clone(),
         built.input.take(),
         config.timeout,
     )?;
     let mut events = event_loop(control)?;
     let vm = RunningVm::start(built)?;
-    while lifecycle.reason().is_none() {
-        if let Err(error) = events.run() {
-            // The guest has run: its end is told like any other, output and all.
-            lifecycle.end(BuildError::EventLoop(format!("{error:?}")).reason());
-        }
+    if let Err(error) = events_until_end(&mut events, &vm, &lifecycle) {
+        // The guest has run: its end is told like any other, output and all.
+        lifecycle.end(error.reason());
     }
     let ended = vm.finish();
     Ok(Report {
@@ -78,6 +82,33 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         serial_lost: ended.output.map_or(0, |output| output.lost),
         line_open: ended.output.is_some_and(|output| output.line_open),
     })
+}
+
+/// Serves the main thread's events until the VM has ended. The serial output's
+/// thread is started when the VM has lived for a moment, beside the guest.
+fn events_until_end(
+    events: &mut EventManager<Control>,
+    vm: &RunningVm,
+    lifecycle: &Lifecycle,
+) -> Result<(), BuildError> {
+    let writer_due = Instant::now() + WRITER_DELAY;
+    let mut writer_runs = false;
+    while lifecycle.reason().is_none() {
+        let left = writer_due.saturating_duration_since(Instant::now());
+        if !writer_runs && left.is_zero() {
+            vm.start_writer()?;
+            writer_runs = true;
+        }
+        let timeout = match writer_runs {
+            true => FOR_EVER,
+            // Rounded up, or the last part of a millisecond would be spent awake.
+            false => i32::try_from(left.as_millis()).map_or(FOR_EVER, |ms| ms.saturating_add(1)),
+        };
+        events
+            .run_with_timeout(timeout)
+            .map_err(|error| BuildError::EventLoop(format!("{error:?}")))?;
+    }
+    Ok(())
 }
 
 fn event_loop(control: Control) -> Result<EventManager<Control>, BuildError> {

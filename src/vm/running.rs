@@ -12,9 +12,14 @@ use super::exit::ExitReason;
 use super::report::millis;
 use crate::console::{ConsoleEnd, Finished, Patience};
 use crate::memory::GuestRam;
+use crate::terminal;
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::kick;
-use crate::vcpu::thread::{self, Machine, VcpuOutcome};
+use crate::vcpu::thread::{FAILURE, Machine, VcpuOutcome};
+
+/// A vCPU thread's stack in bytes: less than a huge page, which hosts that give
+/// those unasked would take for the first byte of a larger one.
+const STACK_SIZE: usize = 1 << 20;
 
 /// A VM whose vCPU threads have started.
 pub struct RunningVm {
@@ -63,9 +68,13 @@ impl RunningVm {
             _ram: built.ram,
         };
         for (id, vcpu) in (0u32..).zip(built.vcpus) {
-            let thread = Builder::new()
+            let builder = Builder::new()
                 .name(format!("vcpu{id}"))
-                .spawn(move || vcpu.run());
+                .stack_size(STACK_SIZE);
+            let thread = builder.spawn(move || {
+                let _stack = terminal::guard_thread();
+                vcpu.run()
+            });
             match thread {
                 Ok(thread) => vm.threads.push(thread),
                 Err(source) => {
@@ -76,6 +85,18 @@ impl RunningVm {
             }
         }
         Ok(vm)
+    }
+
+    /// Starts the thread that writes the serial output, if it does not run yet.
+    /// What a VM says that ends without one is written by [`RunningVm::finish`].
+    ///
+    /// # Errors
+    /// [`BuildError::Writer`] if the host gives no thread.
+    pub fn start_writer(&self) -> Result<(), BuildError> {
+        match &self.output {
+            Some(end) => end.output.start_writer().map_err(BuildError::Writer),
+            None => Ok(()),
+        }
     }
 
     /// Stops all vCPUs at their gate, with no access half done and nothing
@@ -101,8 +122,12 @@ impl RunningVm {
     }
 
     fn join(&mut self) -> Vec<VcpuOutcome> {
-        self.machine.lifecycle.gate().stop();
-        self.kick();
+        let gate = self.machine.lifecycle.gate();
+        gate.stop();
+        // A single vCPU that has ended the VM itself has left already.
+        if !gate.all_left() {
+            self.kick();
+        }
         let threads = std::mem::take(&mut self.threads);
         threads
             .into_iter()
@@ -130,7 +155,7 @@ impl RunningVm {
         };
         if outcomes.len() < vcpus {
             ended.reason = ExitReason::HostError {
-                message: thread::FAILURE.to_owned(),
+                message: FAILURE.to_owned(),
             };
         }
         for outcome in &outcomes {

@@ -1,7 +1,7 @@
 //! What a user sees of Mayfly, tested from outside through its binary.
 //!
 //! The same tests run on the machine's own `/dev/kvm` and, by
-//! `emulated_host.rs`, on a host with hardware KVM.
+//! `emulated_host`, on a host with hardware KVM.
 
 mod bad_input;
 mod bare;
@@ -15,4 +15,5 @@ mod linux;
 mod memory;
 mod pause;
 mod serial;
+mod startup;
 mod terminal;

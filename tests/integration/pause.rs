@@ -31,7 +31,9 @@ fn start(name: &str, cmdline: String, log: &Path) -> (RunningVm, Arc<Lifecycle>)
     let console = Console::open(&config.serial).unwrap();
     let built = builder::build(&config, inputs, console, Instant::now()).unwrap();
     let lifecycle = built.machine.lifecycle.clone();
-    (RunningVm::start(built).unwrap(), lifecycle)
+    let vm = RunningVm::start(built).unwrap();
+    vm.start_writer().unwrap();
+    (vm, lifecycle)
 }
 
 fn wait_for_end(lifecycle: &Lifecycle) {

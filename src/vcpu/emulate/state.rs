@@ -103,6 +103,14 @@ pub(super) trait VcpuState {
     fn set_msr(&mut self, index: u32, value: u64) -> Result<bool, EmulateError>;
     /// Drops every cached translation of the guest.
     fn flush_tlb(&mut self, sregs: &kvm_sregs) -> Result<(), EmulateError>;
+    /// Three model-specific registers; 0 for those that KVM does not have.
+    fn three_msrs(&mut self, indices: [u32; 3]) -> Result<[u64; 3], EmulateError> {
+        let mut values = [0; 3];
+        for (value, index) in values.iter_mut().zip(indices) {
+            *value = self.msr(index)?.unwrap_or(0);
+        }
+        Ok(values)
+    }
 }
 
 /// A vCPU's state as KVM holds it, while the vCPU does not run.
@@ -222,5 +230,26 @@ impl VcpuState for KvmState<'_> {
             .set_sregs(&flipped)
             .and_then(|()| self.vcpu.set_sregs(sregs))
             .map_err(failed("flush the guest's translations"))
+    }
+
+    /// In one system call.
+    fn three_msrs(&mut self, indices: [u32; 3]) -> Result<[u64; 3], EmulateError> {
+        let mut values = [0; 3];
+        let entries = indices.map(|index| kvm_msr_entry {
+            index,
+            ..Default::default()
+        });
+        let Ok(mut msrs) = Msrs::from_entries(&entries) else {
+            return Ok(values);
+        };
+        // KVM stops at the first that it does not have.
+        let read = self
+            .vcpu
+            .get_msrs(&mut msrs)
+            .map_err(failed("read model-specific registers"))?;
+        for (value, entry) in values.iter_mut().zip(msrs.as_slice()).take(read) {
+            *value = entry.data;
+        }
+        Ok(values)
     }
 }

@@ -27,10 +27,11 @@ pub(super) struct SyscallMsrs {
 impl SyscallMsrs {
     /// The vCPU's.
     pub fn read(state: &mut dyn VcpuState) -> Result<Self, EmulateError> {
+        let [star, lstar, sfmask] = state.three_msrs([IA32_STAR, IA32_LSTAR, IA32_SFMASK])?;
         Ok(Self {
-            star: state.msr(IA32_STAR)?.unwrap_or(0),
-            lstar: state.msr(IA32_LSTAR)?.unwrap_or(0),
-            sfmask: state.msr(IA32_SFMASK)?.unwrap_or(0),
+            star,
+            lstar,
+            sfmask,
         })
     }
 

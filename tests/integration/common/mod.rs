@@ -1,11 +1,14 @@
 //! What the tests share: running the binary, the guests, the kind of host.
 
+pub mod floor;
 pub mod guests;
 pub mod host;
 pub mod image;
 pub mod run;
+pub mod startup;
 pub mod terminal;
 pub mod tiny;
+pub mod trace;
 
 pub use guests::bare;
 pub use host::{HostKind, host_kind};

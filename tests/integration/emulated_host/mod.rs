@@ -1,8 +1,9 @@
 //! The second kind of host: hardware KVM. QEMU's emulated SVM runs a Debian kernel
 //! with kvm-amd, and this very test binary runs in it.
 
-mod machine;
-mod root;
+pub mod machine;
+pub mod root;
+mod stock;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use root::RootTree;
 const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 
 /// The emulated host's files, built on the first call.
-fn host_files() -> &'static Path {
+pub fn host_files() -> &'static Path {
     static FILES: OnceLock<PathBuf> = OnceLock::new();
     FILES.get_or_init(|| build_guest("host"))
 }
@@ -45,7 +46,7 @@ fn path_with_sbin() -> String {
 
 /// A root disk with everything that a test or a user's command needs: mayfly, the
 /// guests, the build scripts (which find their guests in the cache) and a shell.
-fn mayfly_root() -> RootTree {
+pub fn mayfly_root() -> RootTree {
     let mut root = RootTree::new(host_files());
     root.add_program(Path::new(MAYFLY));
     for program in ["/bin/bash", "/usr/bin/flock"] {
@@ -53,6 +54,7 @@ fn mayfly_root() -> RootTree {
     }
     root.add(&Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images"));
     root.add(crate::common::guests::bare_dir());
+    root.add_program(crate::common::floor::floor());
     for entry in fs::read_dir(tiny_guest()).expect("list the tiny guest") {
         let path = entry.expect("list the tiny guest").path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -70,7 +72,7 @@ fn tiny_guest() -> &'static Path {
 }
 
 /// The variables with which the binaries find there what they find here.
-fn environment() -> Vec<(String, String)> {
+pub fn environment() -> Vec<(String, String)> {
     let cache = host_files().ancestors().nth(2).expect("CACHE/hosts/NAME");
     let mut environment: Vec<_> = std::env::vars()
         .filter(|(name, _)| name.starts_with("CARGO_") || name.starts_with("RUST_"))
@@ -81,7 +83,7 @@ fn environment() -> Vec<(String, String)> {
 }
 
 /// Compiles a small C program of this folder and returns its path.
-fn compile(source: &str) -> PathBuf {
+pub fn compile(source: &str) -> PathBuf {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(source.trim_end_matches(".c"));
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/integration/emulated_host")
@@ -110,11 +112,28 @@ fn whole_suite_passes_on_hardware_kvm() {
     host.directory = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     host.environment = environment();
     let suite = suite.to_str().expect("a path in UTF-8");
-    // The fuzzers' corpora need no KVM, and are slow where every instruction is emulated.
-    let skipped = ["--skip", "emulated_host", "--skip", "corpora"];
-    let outcome = host.run(root, &[&[suite], &skipped[..]].concat()).unwrap();
+    // What a start takes is counted below, by a clock that does not make it look slow;
+    // the fuzzers' corpora need no KVM.
+    let skipped = ["emulated_host", "startup", "corpora"].map(|name| ["--skip", name]);
+    let command = [&[suite], skipped.as_flattened()].concat();
+    let outcome = host.run(root, &command).unwrap();
     assert_eq!(outcome.status, 0, "the suite failed on the emulated host");
     println!("the suite took {:?} there", outcome.elapsed);
+}
+
+#[test]
+fn a_start_keeps_its_bounds_on_hardware_kvm() {
+    let suite = std::env::current_exe().expect("this program's path");
+    let mut root = mayfly_root();
+    root.add_program(&suite);
+    let mut host = EmulatedHost::new(host_files());
+    host.icount = true;
+    host.timeout = Duration::from_secs(180);
+    host.directory = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    host.environment = environment();
+    let suite = suite.to_str().expect("a path in UTF-8");
+    let outcome = host.run(root, &[suite, "startup", "--nocapture"]).unwrap();
+    assert_eq!(outcome.status, 0, "{}", outcome.output);
 }
 
 #[test]
