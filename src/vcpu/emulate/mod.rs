@@ -10,11 +10,14 @@
 //!                                                   │  operand, regs      registers
 //!                                                   │  memory ─► paging   linear → RAM or device
 //!                                                   │  state              FPU, XCR0, MSRs by ioctl
+//!                                                   │  native             stubs that the processor executes
 //!                                     registers ◄───┴► exception          what the guest gets instead
+//! ahead    after a vector instruction, those that follow as well
 //! hooks    the planted breakpoint by which SYSCALL is completed
 //! ```
 //!
-//! A new instruction is a line in [`dispatch`] and a function in its family.
+//! A new instruction is a line in [`dispatch`] and a function in its family; on
+//! vectors, a row in a table of [`native`] or a line in [`vector`].
 
 mod amx;
 mod bases;

@@ -137,3 +137,16 @@ fn an_instruction_that_runs_into_an_unmapped_page_faults_there() {
     };
     assert_eq!(format!("{outcome:?}"), format!("{fault:?}"));
 }
+
+#[test]
+fn the_sandbox_runs_ahead_as_well() {
+    let mut machine = Machine::new();
+    machine.ram.write(RIP, ahead_fault()).unwrap();
+    machine.regs.rdx = END_OF_MAP;
+    let outcome = machine.run_ahead();
+    assert!(
+        matches!(outcome, super::sandbox::Outcome::Fault { vector: 14, .. }),
+        "{outcome:?}"
+    );
+    assert_eq!((machine.regs.rip, machine.sregs.cr2), (RIP + 7, END_OF_MAP));
+}
