@@ -18,6 +18,7 @@ use super::emulate::Emulator;
 use super::gate::GateState;
 use super::kick::KickSlot;
 use super::report;
+use super::tick_pacing::{IA32_TSC_DEADLINE, TickPacing};
 use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
 use crate::one_line::one_line;
@@ -48,6 +49,7 @@ pub struct Vcpu {
     fd: VcpuFd,
     machine: Arc<Machine>,
     emulator: Option<Emulator>,
+    tick_pacing: Option<TickPacing>,
     counts: ExitCounts,
 }
 
@@ -57,6 +59,8 @@ pub struct VcpuOutcome {
     pub counts: ExitCounts,
     /// The fallback emulator with its own counters, where the host needs one.
     pub emulator: Option<Emulator>,
+    /// Timer deadlines that were put off.
+    pub ticks_held_back: u64,
 }
 
 /// Whether to enter the guest again.
@@ -87,11 +91,15 @@ impl Vcpu {
     /// A vCPU ready to run. `emulator` is given on hosts whose KVM hands
     /// instructions back.
     pub fn new(id: u32, fd: VcpuFd, machine: Arc<Machine>, emulator: Option<Emulator>) -> Self {
+        let tick_pacing = emulator
+            .as_ref()
+            .and_then(|_| TickPacing::new(fd.get_tsc_khz().unwrap_or(0)));
         Self {
             id,
             fd,
             machine,
             emulator,
+            tick_pacing,
             counts: ExitCounts::default(),
         }
     }
@@ -109,6 +117,7 @@ impl Vcpu {
         VcpuOutcome {
             counts: self.counts,
             emulator: self.emulator,
+            ticks_held_back: self.tick_pacing.map_or(0, |pacing| pacing.held_back()),
         }
     }
 
@@ -250,9 +259,14 @@ impl Vcpu {
 
     fn filtered_wrmsr(&mut self, index: u32, value: u64) -> Next {
         // No filter is installed without the emulator.
-        let written = match &mut self.emulator {
-            Some(emulator) => emulator.on_wrmsr(&mut self.fd, index, value),
-            None => Ok(false),
+        let written = match (&mut self.tick_pacing, &mut self.emulator) {
+            (Some(pacing), _) if index == IA32_TSC_DEADLINE => pacing
+                .arm(&self.fd, value)
+                .map_err(|error| one_line(&error)),
+            (_, Some(emulator)) => emulator
+                .on_wrmsr(&mut self.fd, index, value)
+                .map_err(|error| one_line(&error)),
+            (_, None) => Ok(false),
         };
         match written {
             Ok(true) => Next::Enter,
@@ -261,10 +275,7 @@ impl Vcpu {
                 self.fd.get_kvm_run().__bindgen_anon_1.msr.error = 1;
                 Next::Enter
             }
-            Err(error) => {
-                let what = one_line(&error);
-                self.fail(&what)
-            }
+            Err(what) => self.fail(&what),
         }
     }
 

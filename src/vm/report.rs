@@ -37,6 +37,8 @@ pub struct Report {
     pub emulated: BTreeMap<String, u64>,
     /// Breakpoints that Mayfly planted in the guest.
     pub hooks_planted: u64,
+    /// Timer deadlines that were put off because the guest could not afford them.
+    pub ticks_held_back: u64,
     /// Serial output that nobody took, in bytes.
     pub serial_lost: u64,
     /// Whether the guest's output on stdout stopped in the middle of a line.
@@ -54,6 +56,7 @@ struct Line<'a> {
     exits: &'a BTreeMap<String, u64>,
     emulated: &'a BTreeMap<String, u64>,
     hooks_planted: u64,
+    ticks_held_back: u64,
     serial_lost: u64,
 }
 
@@ -69,6 +72,7 @@ impl Report {
             exits: BTreeMap::new(),
             emulated: BTreeMap::new(),
             hooks_planted: 0,
+            ticks_held_back: 0,
             serial_lost: 0,
             line_open: false,
         }
@@ -85,6 +89,7 @@ impl Report {
             exits: &self.exits,
             emulated: &self.emulated,
             hooks_planted: self.hooks_planted,
+            ticks_held_back: self.ticks_held_back,
             serial_lost: self.serial_lost,
         };
         // Only maps with keys that are not strings can fail, and there are none.
@@ -182,6 +187,7 @@ mod tests {
         assert_eq!(value["exits"]["io-out"], 7);
         assert_eq!(value["emulated"], serde_json::json!({}));
         assert_eq!(value["hooks_planted"], 0);
+        assert_eq!(value["ticks_held_back"], 0);
         assert_eq!(value["serial_lost"], 0);
         assert!(value.get("message").is_none());
     }

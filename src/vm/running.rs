@@ -37,6 +37,8 @@ pub struct Ended {
     pub emulated: BTreeMap<String, u64>,
     /// Breakpoints planted in the guest.
     pub hooks_planted: u64,
+    /// Timer deadlines that were put off.
+    pub ticks_held_back: u64,
     /// What became of the serial output.
     pub output: Option<Finished>,
     /// When the guest sent its first byte, in milliseconds since the process started.
@@ -122,6 +124,7 @@ impl RunningVm {
             exits: BTreeMap::new(),
             emulated: BTreeMap::new(),
             hooks_planted: self.hooks.as_ref().map_or(0, |hooks| hooks.planted()),
+            ticks_held_back: 0,
             output: None,
             first_serial_byte: None,
         };
@@ -132,6 +135,7 @@ impl RunningVm {
         }
         for outcome in &outcomes {
             outcome.counts.add_to(&mut ended.exits);
+            ended.ticks_held_back += outcome.ticks_held_back;
             let emulated = outcome.emulator.as_ref().map(Emulator::counts);
             for (mnemonic, count) in emulated.unwrap_or_default().by_mnemonic {
                 *ended.emulated.entry(mnemonic).or_default() += count;
