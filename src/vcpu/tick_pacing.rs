@@ -139,3 +139,150 @@ impl Budget {
         deadline
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A TSC of 1 GHz: a microsecond is 1000.
+    const KHZ: u32 = 1_000_000;
+    const US: u64 = 1_000;
+    const MS: u64 = 1_000_000;
+    const SECOND: u64 = 1_000_000_000;
+    /// 250 Hz.
+    const PERIOD: u64 = 4 * MS;
+    /// A TSC that is not at its start.
+    const START: u64 = 77 * SECOND;
+
+    fn budget() -> Budget {
+        Budget::new(KHZ).unwrap()
+    }
+
+    /// What a kernel of 250 Hz went through.
+    #[derive(Default)]
+    struct Ticked {
+        ticks: u64,
+        held_back: u64,
+        /// Time outside the tick handler.
+        rest: u64,
+    }
+
+    /// Ticks until `end`, each of which takes `cost` and arms the next multiple of
+    /// the period, as Linux's hrtimer_forward does.
+    fn tick_until(budget: &mut Budget, start: u64, end: u64, cost: u64) -> Ticked {
+        let mut so_far = Ticked::default();
+        let mut now = start;
+        while now < end {
+            let requested = (now / PERIOD + 1) * PERIOD;
+            let deadline = budget.admit(requested, now);
+            so_far.held_back += u64::from(deadline != requested);
+            so_far.ticks += 1;
+            so_far.rest += deadline - now;
+            now = deadline + cost;
+        }
+        so_far
+    }
+
+    #[test]
+    fn cheap_ticks_are_left_alone() {
+        let ticked = tick_until(&mut budget(), START, START + SECOND, 50 * US);
+        assert_eq!((ticked.ticks, ticked.held_back), (250, 0));
+    }
+
+    #[test]
+    fn dear_ticks_take_a_tenth_of_the_time() {
+        let ticked = tick_until(&mut budget(), START, START + 10 * SECOND, 2 * MS);
+        // One in 20 ms, and two more for the credit of 40 ms.
+        assert!((499..=503).contains(&ticked.ticks), "{}", ticked.ticks);
+        assert!(ticked.rest > 8_900 * MS, "{}", ticked.rest);
+    }
+
+    #[test]
+    fn ticks_that_last_longer_than_their_period_leave_time_for_the_rest() {
+        for cost in [4 * MS, 5 * MS, 10 * MS] {
+            let ticked = tick_until(&mut budget(), START, START + 10 * SECOND, cost);
+            assert!(ticked.rest > 7_000 * MS, "{cost}: {}", ticked.rest);
+            assert!(ticked.ticks > 190, "{cost}: {}", ticked.ticks);
+        }
+    }
+
+    #[test]
+    fn rest_earns_a_few_exact_ticks() {
+        let mut budget = budget();
+        tick_until(&mut budget, START, START + SECOND, 3 * MS);
+        let idle = START + 2 * SECOND;
+        let wakeup = idle + 123 * MS;
+        assert_eq!(budget.admit(wakeup, idle), wakeup);
+        assert_eq!(budget.admit(wakeup + 5 * MS, wakeup + MS), wakeup + 5 * MS);
+    }
+
+    #[test]
+    fn a_deadline_far_off_is_not_moved_whatever_was_spent() {
+        let mut budget = budget();
+        tick_until(&mut budget, START, START + SECOND, 4 * MS);
+        let now = START + SECOND + 10 * MS;
+        assert_eq!(budget.admit(now + 100 * MS, now), now + 100 * MS);
+    }
+
+    #[test]
+    fn a_timer_armed_anew_before_it_fires_costs_nothing() {
+        let mut budget = budget();
+        for step in 0..1000 {
+            let now = START + step * MS;
+            assert_eq!(budget.admit(now + 2 * MS, now), now + 2 * MS);
+        }
+    }
+
+    #[test]
+    fn zero_disarms_and_idle_time_after_it_is_no_tick() {
+        let mut budget = budget();
+        budget.admit(START + MS, START);
+        assert_eq!(budget.admit(0, START + MS), 0);
+        let later = START + 3 * SECOND;
+        assert_eq!(budget.admit(later + MS, later), later + MS);
+        assert_eq!(budget.spent_until, later);
+    }
+
+    #[test]
+    fn a_tsc_set_back_does_not_stop_the_timer() {
+        let mut budget = budget();
+        tick_until(&mut budget, START, START + SECOND, 4 * MS);
+        let deadline = budget.admit(5 * MS, MS);
+        assert!(deadline <= MS + 40 * MS, "{deadline}");
+    }
+
+    #[test]
+    fn without_a_frequency_there_is_no_pacing() {
+        assert!(Budget::new(0).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn no_deadline_comes_early_or_much_too_late(
+            khz in 1..=u32::MAX,
+            calls in proptest::collection::vec((edge(), edge()), 1..50),
+        ) {
+            let mut budget = Budget::new(khz).unwrap();
+            for (requested, now) in calls {
+                let deadline = budget.admit(requested, now);
+                let latest = now.saturating_add(40 * u64::from(khz));
+                prop_assert!(deadline >= requested);
+                prop_assert!(deadline == requested || deadline <= latest);
+                prop_assert!(requested != 0 || deadline == 0);
+            }
+        }
+    }
+
+    /// Any TSC value, the ends of the range more often.
+    fn edge() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            Just(0),
+            Just(u64::MAX),
+            0..SECOND,
+            (u64::MAX - SECOND)..=u64::MAX,
+            any::<u64>(),
+        ]
+    }
+}

@@ -15,3 +15,4 @@ mod memory;
 mod pause;
 mod serial;
 mod terminal;
+mod ticks;
