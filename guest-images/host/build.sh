@@ -19,7 +19,6 @@ export LC_ALL=C
 umask 022
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${MAYFLY_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/mayfly}
 
 # Modules the init loads on every boot, then those it loads when asked to
 # (kernel parameter MODULES=a,b).
@@ -27,11 +26,8 @@ always=(virtio_pci virtio_blk kvm-amd tun)
 on_request=(virtio_net virtio-rng virtio_mmio virtio_console virtiofs overlay
     loop bridge veth vhost_net vhost_vsock)
 
-progress() { echo "mayfly-build: $1 $2" >&2; }
-fail() {
-    echo "mayfly-build: $*" >&2
-    exit 1
-}
+# shellcheck source=../packages.sh
+. "$here/../packages.sh"
 
 while (($#)); do
     case $1 in
@@ -44,82 +40,6 @@ while (($#)); do
     esac
 done
 
-# --- The package sources ------------------------------------------------------
-
-# A complete apt configuration of its own under $apt_dir, with the machine's
-# Debian mirrors plus the backports suite of the same mirror: a machine that has
-# any part of QEMU from backports can only take the rest from there.
-apt_dir=
-apt_private() {
-    [[ -z $apt_dir ]] || return 0
-    progress 5 "reading Debian's package lists"
-    local release uri suite main='' signed=''
-    # shellcheck source=/dev/null
-    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
-    [[ -n $release ]] && command -v apt-get >/dev/null ||
-        fail "this is not Debian; run it on Debian, or install qemu-system-x86_64 and mke2fs and copy the output from a Debian machine"
-    apt_dir=$work/apt
-    mkdir -p "$apt_dir"/{lists,cache/archives}/partial "$apt_dir/parts"
-    if [[ -f /usr/share/keyrings/debian-archive-keyring.gpg ]]; then
-        signed='[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]'
-    fi
-    while read -r uri suite; do
-        case $suite in
-        "$release")
-            main=$uri
-            echo "deb $signed $uri $release main"
-            echo "deb $signed $uri $release-backports main"
-            ;;
-        "$release"-updates | "$release"-security) echo "deb $signed $uri $suite main" ;;
-        esac
-    done < <(apt-get update --print-uris 2>/dev/null |
-        sed -nE "s|^'([^']*)/dists/([^'/]+)/InRelease'.*|\1 \2|p" |
-        grep -E '/debian(-security)? ' | sort -u) >"$apt_dir/sources.list"
-    grep -q -- "-backports" "$apt_dir/sources.list" ||
-        fail "no Debian mirror for '$release' among this machine's package sources; add one"
-    cat >"$apt_dir/apt.conf" <<CONF
-Dir::Etc::sourcelist "$apt_dir/sources.list";
-Dir::Etc::sourceparts "$apt_dir/parts";
-Dir::State::lists "$apt_dir/lists";
-Dir::Cache "$apt_dir/cache";
-Acquire::Languages "none";
-Acquire::Retries "3";
-APT::Sandbox::User "$(id -un)";
-APT::Get::Assume-Yes "true";
-Dpkg::Use-Pty "false";
-CONF
-    export APT_CONFIG=$apt_dir/apt.conf DEBIAN_FRONTEND=noninteractive
-    quietly apt-get -q update
-}
-
-# Runs a command with its output in the log, which is shown only if it fails.
-quietly() {
-    "$@" >>"$work/log" 2>&1 </dev/null 9>&- || {
-        tail -n 30 "$work/log" >&2
-        fail "'$*' failed"
-    }
-}
-
-# fetch PACKAGE: downloads and unpacks a package, without installing it, into
-# $work/PACKAGE, and notes its version.
-fetch() {
-    local dir=$work/$1
-    mkdir -p "$dir"
-    (cd "$dir" && quietly apt-get -q download "$1")
-    quietly dpkg-deb -x "$dir"/*.deb "$dir"
-    dpkg-deb -W "$dir"/*.deb >>"$work/out/stamp"
-    rm "$dir"/*.deb
-}
-
-work=
-workplace() {
-    [[ -z $work ]] || return 0
-    mkdir -p "$cache/hosts"
-    work=$(mktemp -d "$cache/hosts/.build.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    mkdir "$work/out"
-}
-
 # --- What a machine needs to run the host ------------------------------------
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -128,37 +48,37 @@ command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
 command -v mke2fs >/dev/null || missing+=(e2fsprogs)
 command -v setpriv >/dev/null || missing+=(util-linux)
 
-hash=$(cat "$here/build.sh" "$here/init" "$here/root-init" | sha256sum)
-out=$cache/hosts/debian-cloud-${hash:0:16}
-if ((${#missing[@]} == 0)) && [[ -d $out ]]; then
+out=$cache/hosts/debian-cloud-$(recipe_hash "$here/build.sh" "$here/init" "$here/root-init")
+finish() {
     echo "$out"
     exit 0
+}
+if ((${#missing[@]} == 0)) && [[ -d $out ]]; then
+    finish
 fi
 
-mkdir -p "$cache/hosts"
-exec 9>"$cache/hosts/.lock"
-flock 9
-# Under the lock, another call's workplace is one that was killed.
-rm -rf "$cache"/hosts/.build.*
-
+release=$(this_release)
+if ((${#missing[@]} && EUID != 0)); then
+    fail "missing ${missing[*]}; run as root: apt-get install --no-install-recommends -t $release-backports ${missing[*]} (with $release-backports among the package sources)"
+fi
+workplace hosts
+if ((${#missing[@]} == 0)) && [[ -d $out ]]; then
+    finish
+fi
+progress 5 "reading Debian's package lists"
+debian_sources "$release"
 if ((${#missing[@]})); then
-    release=$(. /etc/os-release && echo "${VERSION_CODENAME:-stable}")
-    ((EUID == 0)) ||
-        fail "missing ${missing[*]}; run as root: apt-get install --no-install-recommends -t $release-backports ${missing[*]} (with $release-backports among the package sources)"
-    workplace
-    apt_private
+    # From backports: a machine that has any part of QEMU from there can only take
+    # the rest from there.
     progress 15 "installing ${missing[*]}"
     quietly apt-get -q install --no-install-recommends -t "$release-backports" "${missing[@]}"
 fi
 if [[ -d $out ]]; then
-    echo "$out"
-    exit 0
+    finish
 fi
 
 # --- The kernel, the modules and the initrd -----------------------------------
 
-workplace
-apt_private
 progress 40 "fetching Debian's cloud kernel"
 kernel=$(apt-cache depends linux-image-cloud-amd64 |
     sed -nE 's/^ *Depends: (linux-image-[0-9].*)$/\1/p' | head -n 1)
@@ -203,4 +123,4 @@ install -m 755 "$here/init" "$initrd/init"
 
 mv -T "$work/out" "$out"
 progress 100 "the emulated host is in $out"
-echo "$out"
+finish

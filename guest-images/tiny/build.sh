@@ -49,7 +49,7 @@ esac
 
 guests=$cache/guests
 # The front end in src/guest/ computes the same hash: keep both alike.
-hash=$(cd "$recipe" && sha256sum build.sh full.config init/*.[ch] minimal.config | sha256sum)
+hash=$(cd "$recipe" && sha256sum build.sh full.config init/* minimal.config | sha256sum)
 result=$guests/tiny-$variant-${hash:0:16}
 
 finish() {
@@ -263,43 +263,6 @@ build_kernel() {
     }
 }
 
-# --- Initramfs --------------------------------------------------------------
-
-# One small segment, so that it takes few page faults to run.
-build_init() {
-    run gcc -Os -Wall -Wextra -ffreestanding -fno-builtin -static -nostdlib -no-pie -fno-pic \
-        -mgeneral-regs-only -fno-stack-protector -fcf-protection=none \
-        -fno-asynchronous-unwind-tables -fno-tree-loop-distribute-patterns \
-        -Wl,--build-id=none,-N,-z,noexecstack,-s -o "$work/init" "$recipe"/init/*.c ||
-        fail "the guest's init does not compile"
-}
-
-# Few and small files, not compressed: the guest copies them one by one, with
-# every instruction interpreted on some hosts. The kernel brings /dev and
-# /dev/console itself.
-pack_initramfs() {
-    local busybox
-    busybox=$(find "$work/shell" -type f -path "*/bin/busybox")
-    cat >"$work/init.list" <<END
-dir /proc 0755 0 0
-dir /sys 0755 0 0
-nod /dev/port 0600 0 0 c 1 4
-file /init $work/init 0755 0 0
-END
-    # Debian's static busybox finds its applets without a link for each.
-    cat "$work/init.list" - >"$work/shell.list" <<END
-dir /bin 0755 0 0
-dir /root 0700 0 0
-file /bin/busybox $busybox 0755 0 0
-slink /bin/sh busybox 0777 0 0
-END
-    local name
-    for name in init shell; do
-        "$work/build/usr/gen_init_cpio" -t 0 "$work/$name.list" >"$work/result/$name.cpio" 2>>"$log" ||
-            fail "cannot write $name.cpio"
-    done
-}
-
 # --- All of it --------------------------------------------------------------
 
 install_tools
@@ -312,8 +275,8 @@ mkdir "$work/result"
 strip -s -o "$work/result/vmlinux" "$work/build/vmlinux"
 cp "$work/build/arch/x86/boot/bzImage" "$work/build/System.map" "$work/result/"
 cp "$work/build/.config" "$work/result/config"
-build_init
-pack_initramfs
+run bash "$recipe/init/build.sh" "$work/result" "$(find "$work/shell" -type f -path "*/bin/busybox")" ||
+    fail "the guest's init does not compile"
 rm -f "$guests/tiny-$variant.log"
 mv "$work/result" "$result"
 progress 100 "done"

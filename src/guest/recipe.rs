@@ -16,9 +16,10 @@ macro_rules! recipe {
 
 /// Name below the recipe's folder and content, in the order in which the script
 /// hashes them.
-const FILES: [(&str, &[u8]); 12] = recipe![
+const FILES: [(&str, &[u8]); 13] = recipe![
     "build.sh",
     "full.config",
+    "init/build.sh",
     "init/commands.c",
     "init/commands.h",
     "init/console.c",

@@ -3,6 +3,7 @@
 
 mod machine;
 mod root;
+mod stock;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -207,6 +207,12 @@ static inline long sys_reboot(long command)
 	return syscall3(169, 0xfee1dead, 672274793, command);
 }
 
+/* Lets this process use `count` I/O ports from `port` on. */
+static inline long sys_ioperm(long port, long count)
+{
+	return syscall3(173, port, count, 1);
+}
+
 /* Sets the CPUs this process may run on. */
 static inline long sys_setaffinity(const u64 *mask, u64 bytes)
 {

@@ -1,0 +1,122 @@
+#!/bin/bash
+# Boots Debian's unmodified kernels to our init on this host's KVM and prints, as
+# a Markdown table, how long that took and what it cost. On hardware KVM that is
+# done in a second; a kvm-pvm host, for which this is, takes minutes
+# (docs/kvm-pvm.md), so it is no test.
+#
+#   stock_kernels.sh [OPTION]… [VERSION]… [-- KERNEL-OPTION…]
+#
+#   --plain         only the kernel options that Mayfly chooses by itself
+#   --memory SIZE   guest memory, 256M
+#   --timeout TIME  give a kernel up after this time, 30m
+#   --keep DIR      where to leave the consoles, VERSION.log
+#   --mayfly FILE   another binary than target/release/mayfly
+#
+# VERSION is 6.1 or 6.12, both if none is named. While a kernel boots its console
+# is on stderr. The exit status is 1 if one did not get as far as powering off.
+set -euo pipefail
+export LC_ALL=C
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+mayfly=
+memory=256M
+timeout=30m
+keep=
+plain=
+versions=()
+more=()
+
+fail() {
+    echo "stock_kernels: $*" >&2
+    exit 2
+}
+
+while (($#)); do
+    case $1 in
+    --plain) plain=yes ;;
+    --memory | --timeout | --keep | --mayfly)
+        (($# >= 2)) || fail "$1 needs a value"
+        declare "${1#--}=$2"
+        shift
+        ;;
+    --)
+        shift
+        more=("$@")
+        break
+        ;;
+    -*) fail "unknown option '$1'; the head of this file lists them" ;;
+    *) versions+=("$1") ;;
+    esac
+    shift
+done
+((${#versions[@]})) || versions=(6.1 6.12)
+if [[ -z $mayfly ]]; then
+    mayfly=$root/target/release/mayfly
+    (cd "$root" && cargo build --quiet --locked --release)
+fi
+kernels=$(bash "$root/guest-images/debian/build.sh")
+for version in "${versions[@]}"; do
+    [[ -f $kernels/$version/vmlinuz ]] || fail "there is no kernel '$version' in $kernels"
+done
+if [[ -z $keep ]]; then
+    keep=$(mktemp -d)
+    trap 'rm -rf "$keep"' EXIT
+fi
+mkdir -p "$keep"
+
+# Beyond what Mayfly adds by itself: these leave parts of the kernel out, which a
+# user may want and a measurement does not.
+left_out=(
+    # Function and event tracing: thousands of files in tracefs.
+    tracer_init_tracefs event_trace_init_fields init_blk_tracer init_kprobe_trace
+    init_uprobe_trace trace_eval_init trace_eval_sync event_trace_enable_again
+    # Integrity measurement.
+    init_ima init_evm
+    # Certificates, built in, revoked and of the firmware, each parsed and hashed.
+    system_trusted_keyring_init load_system_certificate_list blacklist_init
+    load_revocation_certificate_list platform_keyring_init load_uefi_certs
+    # Measuring how irregular the processor's timing is.
+    jent_mod_init
+    # A directory in sysfs for each built-in module.
+    param_sysfs_builtin_init
+)
+options=(quiet)
+if [[ -z $plain ]]; then
+    options+=(nokaslr lsm=capability rcupdate.rcu_expedited=1
+        "initcall_blacklist=$(IFS=, && echo "${left_out[*]}")")
+fi
+options+=("${more[@]}")
+
+# number NAME: a number of the JSON line on stdin, or nothing.
+number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p"; }
+word() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p"; }
+# counts NAME: a map of the JSON line on stdin as lines `COUNT NAME`, largest first.
+counts() {
+    sed -nE "s/.*\"$1\":\{([^}]*)\}.*/\1/p" | tr ',' '\n' |
+        sed -nE 's/^"([^"]*)":([0-9]+)$/\2 \1/p' | sort -rn
+}
+sum() { awk '{ total += $1 } END { print total + 0 }'; }
+seconds() { awk -v ms="${1:-}" 'BEGIN { if (ms == "") print "-"; else printf "%.1f\n", ms / 1000 }'; }
+
+status=0
+table=
+for version in "${versions[@]}"; do
+    log=$keep/$version.log
+    "$mayfly" run --json -v --timeout "$timeout" --memory "$memory" \
+        --kernel "$kernels/$version/vmlinuz" --initrd "$kernels/init.cpio" \
+        --cmdline "${options[*]}" </dev/null 2>&1 | tee "$log" >&2 || true
+    json=$(grep -a '^{"reason"' "$log" | tail -n 1 || true)
+    [[ $json ]] || fail "mayfly gave no report; see its console above"
+    reason=$(word reason <<<"$json")
+    [[ $reason == power-off ]] || status=1
+    release=$(sed -nE "s/^linux-image-($version\.[^[:space:]]*).*/\1/p" "$kernels/stamp")
+    most=$(counts emulated <<<"$json" | head -n 5 | awk '{ printf "%s%s %s", (NR > 1 ? ", " : ""), $2, $1 }')
+    table+="| $release | $reason | $(seconds "$(number userspace <<<"$json")") | $(seconds "$(number end <<<"$json")")"
+    table+=" | $(counts exits <<<"$json" | sum) | $(counts emulated <<<"$json" | sum) | ${most:-none} |"$'\n'
+done
+
+echo "kernel options: ${options[*]}" >&2
+echo "| kernel | end | s to userspace | s in all | exits | emulated | most of them |"
+echo "|---|---|---|---|---|---|---|"
+printf '%s' "$table"
+exit "$status"
