@@ -1,4 +1,4 @@
-//! Bit counting, BMI1, BMI2, ADX and MOVBE on general registers.
+//! Bit counting, BMI1, BMI2, ADX, MOVBE and CRC32 on general registers.
 
 use iced_x86::{Instruction, Mnemonic};
 
@@ -6,7 +6,7 @@ use super::cpu::Cpu;
 use super::error::Stop;
 use super::regs::{mask, rflags, set_flags};
 
-/// POPCNT, LZCNT, TZCNT, MOVBE and the BMI and ADX instructions.
+/// POPCNT, LZCNT, TZCNT, MOVBE, CRC32 and the BMI and ADX instructions.
 pub(super) fn execute(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
     match insn.mnemonic() {
         Mnemonic::Popcnt | Mnemonic::Lzcnt | Mnemonic::Tzcnt => count(cpu, insn),
@@ -17,6 +17,7 @@ pub(super) fn execute(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop>
         Mnemonic::Mulx => multiply(cpu, insn),
         Mnemonic::Adcx | Mnemonic::Adox => add_with_carry(cpu, insn),
         Mnemonic::Movbe => move_swapped(cpu, insn),
+        Mnemonic::Crc32 => checksum(cpu, insn),
         _ => Err(Stop::NotCovered),
     }
 }
@@ -171,4 +172,16 @@ fn move_swapped(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
     let size = cpu.operand_size(insn, 0);
     let swapped = cpu.value(insn, 1)?.swap_bytes() >> (64 - bits_of(size));
     cpu.set_value(insn, 0, swapped)
+}
+
+/// One step for each bit of the source, with the Castagnoli polynomial, bits
+/// reflected: SDM vol. 2, CRC32 (11EDC6F41H).
+fn checksum(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
+    const REFLECTED: u64 = 0x82f6_3b78;
+    let size = cpu.operand_size(insn, 1);
+    let mut rest = (cpu.value(insn, 0)? & mask(4)) ^ cpu.value(insn, 1)?;
+    for _ in 0..bits_of(size) {
+        rest = rest >> 1 ^ flag_if(rest & 1 != 0, REFLECTED);
+    }
+    cpu.set_value(insn, 0, rest)
 }

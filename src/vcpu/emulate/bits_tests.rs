@@ -2,129 +2,93 @@
 
 use proptest::prelude::*;
 
+use super::processor::{State, cases, number, state};
 use super::regs::rflags::{CF, OF, SF, STATUS, ZF};
 use super::testing::{Machine, assemble};
 
-/// RAX, RCX, RDX and RFLAGS.
-type Registers = [u64; 4];
-
-fn emulate(code: &[u8], before: Registers) -> Registers {
-    let mut machine = Machine::new();
-    let regs = &mut machine.regs;
-    [regs.rax, regs.rcx, regs.rdx, regs.rflags] = before;
-    machine.run(code).unwrap();
-    let regs = &machine.regs;
-    [regs.rax, regs.rcx, regs.rdx, regs.rflags]
+fn all(_: &State) -> u64 {
+    STATUS
 }
 
-/// Numbers with few and with many bits, and small ones.
-fn number() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        any::<u64>(),
-        (any::<u64>(), any::<u64>()).prop_map(|(a, b)| a & b & a.rotate_left(7)),
-        0..256u64,
-        (0..64u32).prop_map(|bit| 1 << bit),
-        Just(u64::MAX),
-    ]
+fn carry_and_zero(_: &State) -> u64 {
+    CF | ZF
 }
 
-/// One test an instruction: the same code run here and emulated, compared in
-/// the three registers and in the flags that the manual defines.
-macro_rules! as_the_processor_does {
-    ($($name:ident, $feature:tt, $defined:expr, $code:literal;)+) => {
-        $(mod $name {
-            use super::*;
-
-            assemble! { $name: $code }
-
-            fn native([mut rax, mut rcx, mut rdx, mut flags]: Registers) -> Registers {
-                // SAFETY: an unprivileged instruction on four registers; the
-                // status flags it sets are read back by PUSHFQ.
-                unsafe {
-                    std::arch::asm!(
-                        "push {flags}", "popfq",
-                        $code,
-                        "pushfq", "pop {flags}",
-                        flags = inout(reg) flags,
-                        inout("rax") rax,
-                        inout("rcx") rcx,
-                        inout("rdx") rdx,
-                    );
-                }
-                [rax, rcx, rdx, flags]
-            }
-
-            proptest! {
-                #[test]
-                fn agrees(rax in number(), rcx in number(), rdx in number(), status in any::<u64>()) {
-                    let flags = 2 | status & STATUS;
-                    let before = [rax, rcx, rdx, flags];
-                    let mut emulated = emulate($name(), before);
-                    if std::arch::is_x86_feature_detected!($feature) {
-                        let mut expected = native(before);
-                        let defined = $defined;
-                        expected[3] &= defined;
-                        emulated[3] &= defined;
-                        prop_assert_eq!(emulated, expected);
-                    }
-                }
-            }
-        })+
-    };
+fn but_parity(_: &State) -> u64 {
+    CF | ZF | SF | OF
 }
 
-as_the_processor_does! {
-    popcnt_64, "popcnt", STATUS, "popcnt rax, rcx";
-    popcnt_32, "popcnt", STATUS, "popcnt eax, ecx";
-    popcnt_16, "popcnt", STATUS, "popcnt ax, cx";
-    lzcnt_64, "lzcnt", CF | ZF, "lzcnt rax, rcx";
-    lzcnt_32, "lzcnt", CF | ZF, "lzcnt eax, ecx";
-    lzcnt_16, "lzcnt", CF | ZF, "lzcnt ax, cx";
-    tzcnt_64, "bmi1", CF | ZF, "tzcnt rax, rcx";
-    tzcnt_32, "bmi1", CF | ZF, "tzcnt eax, ecx";
-    tzcnt_16, "bmi1", CF | ZF, "tzcnt ax, cx";
-    andn_64, "bmi1", CF | ZF | SF | OF, "andn rax, rcx, rdx";
-    andn_32, "bmi1", CF | ZF | SF | OF, "andn eax, ecx, edx";
-    bextr_64, "bmi1", CF | ZF | OF, "bextr rax, rcx, rdx";
-    bextr_32, "bmi1", CF | ZF | OF, "bextr eax, ecx, edx";
-    blsi_64, "bmi1", CF | ZF | SF | OF, "blsi rax, rcx";
-    blsi_32, "bmi1", CF | ZF | SF | OF, "blsi eax, ecx";
-    blsr_64, "bmi1", CF | ZF | SF | OF, "blsr rax, rcx";
-    blsr_32, "bmi1", CF | ZF | SF | OF, "blsr eax, ecx";
-    blsmsk_64, "bmi1", CF | SF | OF, "blsmsk rax, rcx";
-    blsmsk_32, "bmi1", CF | SF | OF, "blsmsk eax, ecx";
-    bzhi_64, "bmi2", CF | ZF | SF | OF, "bzhi rax, rcx, rdx";
-    bzhi_32, "bmi2", CF | ZF | SF | OF, "bzhi eax, ecx, edx";
-    pdep_64, "bmi2", STATUS, "pdep rax, rcx, rdx";
-    pdep_32, "bmi2", STATUS, "pdep eax, ecx, edx";
-    pext_64, "bmi2", STATUS, "pext rax, rcx, rdx";
-    pext_32, "bmi2", STATUS, "pext eax, ecx, edx";
-    rorx_64, "bmi2", STATUS, "rorx rax, rcx, 13";
-    rorx_32, "bmi2", STATUS, "rorx eax, ecx, 45";
-    sarx_64, "bmi2", STATUS, "sarx rax, rcx, rdx";
-    sarx_32, "bmi2", STATUS, "sarx eax, ecx, edx";
-    shlx_64, "bmi2", STATUS, "shlx rax, rcx, rdx";
-    shlx_32, "bmi2", STATUS, "shlx eax, ecx, edx";
-    shrx_64, "bmi2", STATUS, "shrx rax, rcx, rdx";
-    shrx_32, "bmi2", STATUS, "shrx eax, ecx, edx";
-    mulx_64, "bmi2", STATUS, "mulx rax, rcx, rcx";
-    mulx_same, "bmi2", STATUS, "mulx rax, rax, rcx";
-    mulx_32, "bmi2", STATUS, "mulx eax, ecx, eax";
-    adcx_64, "adx", STATUS, "adcx rax, rcx";
-    adcx_32, "adx", STATUS, "adcx eax, ecx";
-    adox_64, "adx", STATUS, "adox rax, rcx";
-    adox_32, "adx", STATUS, "adox eax, ecx";
-    // Also what a displaced first instruction may do.
-    add_64, "sse2", STATUS, "add rax, rcx";
-    add_8, "sse2", STATUS, "add al, ch";
-    sub_64, "sse2", STATUS, "sub rax, rcx";
-    sub_32, "sse2", STATUS, "sub eax, 0x77";
-    cmp_16, "sse2", STATUS, "cmp ax, cx";
-    and_64, "sse2", CF | ZF | SF | OF, "and rax, rcx";
-    or_32, "sse2", CF | ZF | SF | OF, "or eax, ecx";
-    xor_8, "sse2", CF | ZF | SF | OF, "xor ah, cl";
-    test_64, "sse2", CF | ZF | SF | OF, "test rax, rcx";
-    lea_64, "sse2", STATUS, "lea rax, [rcx + rdx * 8 - 5]";
+fn but_sign(_: &State) -> u64 {
+    CF | ZF | OF
+}
+
+fn but_zero(_: &State) -> u64 {
+    CF | SF | OF
+}
+
+cases! { bits:
+    popcnt_64, "popcnt", all, "popcnt rax, rcx";
+    popcnt_32, "popcnt", all, "popcnt eax, ecx";
+    popcnt_16, "popcnt", all, "popcnt ax, cx";
+    lzcnt_64, "lzcnt", carry_and_zero, "lzcnt rax, rcx";
+    lzcnt_32, "lzcnt", carry_and_zero, "lzcnt eax, ecx";
+    lzcnt_16, "lzcnt", carry_and_zero, "lzcnt ax, cx";
+    tzcnt_64, "bmi1", carry_and_zero, "tzcnt rax, rcx";
+    tzcnt_32, "bmi1", carry_and_zero, "tzcnt eax, ecx";
+    tzcnt_16, "bmi1", carry_and_zero, "tzcnt ax, cx";
+    andn_64, "bmi1", but_parity, "andn rax, rcx, rdx";
+    andn_32, "bmi1", but_parity, "andn eax, ecx, edx";
+    bextr_64, "bmi1", but_sign, "bextr rax, rcx, rdx";
+    bextr_32, "bmi1", but_sign, "bextr eax, ecx, edx";
+    blsi_64, "bmi1", but_parity, "blsi rax, rcx";
+    blsi_32, "bmi1", but_parity, "blsi eax, ecx";
+    blsr_64, "bmi1", but_parity, "blsr rax, rcx";
+    blsr_32, "bmi1", but_parity, "blsr eax, ecx";
+    blsmsk_64, "bmi1", but_zero, "blsmsk rax, rcx";
+    blsmsk_32, "bmi1", but_zero, "blsmsk eax, ecx";
+    bzhi_64, "bmi2", but_parity, "bzhi rax, rcx, rdx";
+    bzhi_32, "bmi2", but_parity, "bzhi eax, ecx, edx";
+    pdep_64, "bmi2", all, "pdep rax, rcx, rdx";
+    pdep_32, "bmi2", all, "pdep eax, ecx, edx";
+    pext_64, "bmi2", all, "pext rax, rcx, rdx";
+    pext_32, "bmi2", all, "pext eax, ecx, edx";
+    rorx_64, "bmi2", all, "rorx rax, rcx, 13";
+    rorx_32, "bmi2", all, "rorx eax, ecx, 45";
+    sarx_64, "bmi2", all, "sarx rax, rcx, rdx";
+    sarx_32, "bmi2", all, "sarx eax, ecx, edx";
+    shlx_64, "bmi2", all, "shlx rax, rcx, rdx";
+    shlx_32, "bmi2", all, "shlx eax, ecx, edx";
+    shrx_64, "bmi2", all, "shrx rax, rcx, rdx";
+    shrx_32, "bmi2", all, "shrx eax, ecx, edx";
+    mulx_64, "bmi2", all, "mulx rax, rcx, rcx";
+    mulx_same, "bmi2", all, "mulx rax, rax, rcx";
+    mulx_32, "bmi2", all, "mulx eax, ecx, eax";
+    adcx_64, "adx", all, "adcx rax, rcx";
+    adcx_32, "adx", all, "adcx eax, ecx";
+    adox_64, "adx", all, "adox rax, rcx";
+    adox_32, "adx", all, "adox eax, ecx";
+    popcnt_m, "popcnt", all, "popcnt rax, [rdi]";
+    tzcnt_m, "bmi1", carry_and_zero, "tzcnt ax, [rdi]";
+    movbe_m_64, "movbe", all, "movbe rax, [rdi]";
+    movbe_to_m_16, "movbe", all, "movbe [rdi], cx";
+    pext_m, "bmi2", all, "pext rax, rcx, [rdi]";
+    adcx_m, "adx", all, "adcx rax, [rdi]";
+    crc32_8, "sse4.2", all, "crc32 eax, cl";
+    crc32_high, "sse4.2", all, "crc32 eax, ch";
+    crc32_16, "sse4.2", all, "crc32 eax, cx";
+    crc32_32, "sse4.2", all, "crc32 eax, dword ptr [rdi]";
+    crc32_64, "sse4.2", all, "crc32 rax, rcx";
+    crc32_64_of_8, "sse4.2", all, "crc32 rax, byte ptr [rdi]";
+}
+
+proptest! {
+    #[test]
+    fn bits_are_handled_as_the_processor_does(before in state(number())) {
+        let machine = &mut Machine::new();
+        for case in bits() {
+            case.check(machine, before)?;
+        }
+    }
 }
 
 assemble! { swapped_load: "movbe rax, [rbx]" }

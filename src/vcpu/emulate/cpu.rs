@@ -4,6 +4,7 @@ use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use super::error::Stop;
 use super::exception::Exception;
+use super::features::Features;
 use super::host;
 use super::paging::{Privilege, Walker, bits};
 use super::state::VcpuState;
@@ -38,6 +39,8 @@ pub(super) struct Host {
     pub physical_bits: u32,
     /// Where each XSAVE component lies.
     pub xsave: XsaveLayout,
+    /// The vector extensions it has.
+    pub features: Features,
 }
 
 impl Host {
@@ -46,6 +49,7 @@ impl Host {
         Self {
             physical_bits: host::physical_bits(),
             xsave: XsaveLayout::of_host(),
+            features: Features::detect(),
         }
     }
 }

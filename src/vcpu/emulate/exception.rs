@@ -4,6 +4,7 @@ use kvm_bindings::kvm_vcpu_events;
 
 /// `IA32_EFER`, `CR0` and other bits live where they are used; vectors live here (SDM vol. 3 §6.3.1).
 pub(super) mod vector {
+    pub const DIVIDE_ERROR: u8 = 0;
     pub const NMI: u8 = 2;
     pub const BREAKPOINT: u8 = 3;
     pub const INVALID_OPCODE: u8 = 6;
@@ -12,6 +13,7 @@ pub(super) mod vector {
     pub const GENERAL_PROTECTION: u8 = 13;
     pub const PAGE_FAULT: u8 = 14;
     pub const X87_FLOATING_POINT: u8 = 16;
+    pub const SIMD_FLOATING_POINT: u8 = 19;
 }
 
 /// Highest vector that KVM accepts as an exception; the rest are interrupts.
@@ -37,6 +39,11 @@ impl Exception {
         }
     }
 
+    /// `#DE`.
+    pub const fn divide_error() -> Self {
+        Self::plain(vector::DIVIDE_ERROR)
+    }
+
     /// `#UD`.
     pub const fn invalid_opcode() -> Self {
         Self::plain(vector::INVALID_OPCODE)
@@ -50,6 +57,11 @@ impl Exception {
     /// `#MF`.
     pub const fn x87_floating_point() -> Self {
         Self::plain(vector::X87_FLOATING_POINT)
+    }
+
+    /// `#XM`.
+    pub const fn simd_floating_point() -> Self {
+        Self::plain(vector::SIMD_FLOATING_POINT)
     }
 
     /// `#GP(0)`.

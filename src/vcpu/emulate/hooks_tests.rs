@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::error::Stop;
 use super::hooks::{BREAKPOINT, Breakpoint, SharedHooks, VcpuHook};
+use super::sandbox::Sandbox;
 use super::syscall::{IA32_LSTAR, IA32_SFMASK};
 use super::testing::{KERNEL_DATA, Machine};
 
@@ -50,9 +51,9 @@ impl Hooked {
     }
 
     fn check(&mut self) {
-        let Machine {
+        let Sandbox {
             ram, sregs, state, ..
-        } = &mut self.machine;
+        } = &mut *self.machine;
         self.vcpu.check(ram, sregs, 46, state).unwrap();
     }
 
@@ -139,18 +140,18 @@ fn vcpus_share_a_handler_until_the_last_leaves() {
     let mut first = Hooked::new();
     let mut second = VcpuHook::new(first.hooks.clone());
     first.check();
-    let Machine {
+    let Sandbox {
         ram, sregs, state, ..
-    } = &mut first.machine;
+    } = &mut *first.machine;
     second.check(ram, sregs, 46, state).unwrap();
     assert_eq!(first.hooks.planted(), 1);
     first.set_gate(0x6000, OTHER_HANDLER);
     first.machine.sregs.idt.base = 0x6000;
     first.check();
     assert_eq!(first.first_byte(HANDLER), BREAKPOINT, "the second's");
-    let Machine {
+    let Sandbox {
         ram, sregs, state, ..
-    } = &mut first.machine;
+    } = &mut *first.machine;
     second.check(ram, sregs, 46, state).unwrap();
     assert_eq!(first.first_byte(HANDLER), FIRST);
 }

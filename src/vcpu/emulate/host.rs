@@ -89,6 +89,48 @@ pub(super) fn compare_exchange_u128(
     Some(found)
 }
 
+/// Whether [`compare_exchange`] can be used on these bytes: RAM within one cache line.
+pub(super) fn is_exchangeable(ram: &GuestRam, gpa: u64, size: usize) -> bool {
+    const LINE: u64 = 64;
+    matches!(size, 1 | 2 | 4 | 8) && gpa % LINE + size as u64 <= LINE && ram.contains(gpa, size)
+}
+
+/// LOCK CMPXCHG on guest RAM: the number of `size` bytes found at `gpa`, which
+/// was replaced if it was `old`. Any alignment within a cache line will do.
+///
+/// `None` if [`is_exchangeable`] says no.
+pub(super) fn compare_exchange(
+    ram: &GuestRam,
+    gpa: u64,
+    size: usize,
+    old: u64,
+    new: u64,
+) -> Option<u64> {
+    if !is_exchangeable(ram, gpa, size) {
+        return None;
+    }
+    let pointer = ram.host_ptr(gpa, size).ok()?;
+    let mut found = old;
+    // SAFETY: `host_ptr` vouches for `size` mapped bytes that live as long as
+    // `ram`; the instruction has no alignment of its own, and as they lie within
+    // a line there is no split lock. All concurrent accesses are the guest's or atomic.
+    unsafe {
+        use std::arch::asm;
+        match size {
+            1 => asm!("lock cmpxchg byte ptr [{at}], {new}", at = in(reg) pointer,
+                new = in(reg_byte) new as u8, inout("rax") found, options(nostack)),
+            2 => asm!("lock cmpxchg word ptr [{at}], {new:x}", at = in(reg) pointer,
+                new = in(reg) new, inout("rax") found, options(nostack)),
+            4 => asm!("lock cmpxchg dword ptr [{at}], {new:e}", at = in(reg) pointer,
+                new = in(reg) new, inout("rax") found, options(nostack)),
+            _ => asm!("lock cmpxchg qword ptr [{at}], {new}", at = in(reg) pointer,
+                new = in(reg) new, inout("rax") found, options(nostack)),
+        }
+    }
+    ram.mark_dirty(gpa, size);
+    Some(found & super::regs::mask(size))
+}
+
 /// The instruction itself: `core`'s wrapper needs a runtime library in unoptimised builds.
 ///
 /// # Safety

@@ -120,7 +120,8 @@ impl Cpu<'_> {
         self.write(linear, word.get(..size).ok_or(Stop::NotCovered)?)
     }
 
-    fn read_physical(&self, gpa: u64, data: &mut [u8]) {
+    /// RAM or a device at `gpa`, without a page's end in between.
+    pub fn read_physical(&self, gpa: u64, data: &mut [u8]) {
         if self.ram.read(gpa, data).is_ok() {
             return;
         }
@@ -132,7 +133,8 @@ impl Cpu<'_> {
         }
     }
 
-    fn write_physical(&self, gpa: u64, data: &[u8]) {
+    /// The same for writing.
+    pub fn write_physical(&self, gpa: u64, data: &[u8]) {
         if self.ram.write(gpa, data).is_ok() {
             return;
         }
@@ -143,8 +145,8 @@ impl Cpu<'_> {
 
     /// The guest's PKRU: zero if that component is in its initial configuration.
     fn pkru(&mut self) -> Result<u32, Stop> {
-        let image = self.state.xsave()?;
         let component = self.host.xsave.component(PKRU_COMPONENT);
+        let image = self.state.image()?;
         Ok(match component {
             Some(component) if image.in_use() >> PKRU_COMPONENT & 1 != 0 => {
                 image.number(component.offset, 4) as u32
@@ -164,6 +166,7 @@ impl Cpu<'_> {
     }
 }
 
-fn left_in_page(linear: u64) -> usize {
+/// Bytes from `linear` to the end of its page.
+pub(super) fn left_in_page(linear: u64) -> usize {
     PAGE - (linear as usize & (PAGE - 1))
 }

@@ -24,6 +24,7 @@ mod cpu;
 mod error;
 mod exception;
 mod failure;
+mod features;
 mod flags;
 mod fpu;
 mod hooks;
@@ -32,20 +33,25 @@ mod hooks_tests;
 mod host;
 #[cfg(test)]
 mod hostile_tests;
+mod integer;
 #[cfg(test)]
 mod kvm_tests;
 mod memory;
+mod native;
 mod operand;
 mod paging;
+#[cfg(test)]
+mod processor;
 mod registers;
 mod regs;
-mod simple;
+mod sandbox;
 mod state;
 mod syscall;
 mod system;
 #[cfg(test)]
 mod testing;
-mod vector_move;
+mod update;
+mod vector;
 mod vectors;
 mod xsave;
 mod xsave_layout;
@@ -57,21 +63,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
-use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::VcpuFd;
 
 use self::cpu::{Cpu, Host};
 use self::error::Stop;
-use self::exception::Exception;
 use self::failure::{InstructionBytes, MAX_INSTRUCTION};
 use self::hooks::{Breakpoint, VcpuHook};
 use self::paging::Kind;
 use self::registers::Registers;
+use self::state::{KvmState, VcpuState};
 use crate::devices::bus::Bus;
 use crate::memory::ram::GuestRam;
 
 pub use self::error::EmulateError;
 pub use self::hooks::SharedHooks;
+pub use self::sandbox::{Outcome, Sandbox, SandboxState};
 
 /// What an [`Emulator`] has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,12 +146,13 @@ impl Emulator {
     pub fn on_emulation_failure(&mut self, vcpu: &mut VcpuFd) -> Result<(), EmulateError> {
         let given = failure::instruction_bytes(vcpu)?;
         let before = registers::read(vcpu)?;
+        let mut state = KvmState::new(vcpu);
         let mut cpu = Cpu {
             regs: before.regs,
             sregs: before.sregs,
             ram: &self.ram,
             mmio: &self.mmio,
-            state: vcpu,
+            state: &mut state,
             host: self.host.get_or_init(Host::detect),
         };
         let mut seen = given.unwrap_or_default();
@@ -156,25 +163,27 @@ impl Emulator {
             self.hook.as_mut(),
             &mut self.counts,
         );
-        let cpl = cpu.cpl();
-        let after = Registers {
+        let mut after = Registers {
             regs: cpu.regs,
             sregs: cpu.sregs,
         };
-        match result {
-            Ok(()) => registers::write(vcpu, &before, &after),
-            Err(Stop::Trap(exception)) => {
-                registers::write(vcpu, &before, &after)?;
-                registers::inject(vcpu, &exception)
+        let exception = match result {
+            Ok(()) | Err(Stop::Retry) => None,
+            Err(Stop::Trap(exception) | Stop::Fault(exception)) => Some(exception),
+            Err(Stop::NotCovered) => return Err(not_covered(&seen, &before, cpu.cpl())),
+            Err(Stop::PagingMode) => {
+                return Err(EmulateError::PagingMode {
+                    rip: before.regs.rip,
+                });
             }
-            Err(Stop::Fault(exception)) => inject_fault(vcpu, &before, &exception),
-            Err(Stop::Retry) => Ok(()),
-            Err(Stop::NotCovered) => Err(not_covered(&seen, &before, cpl)),
-            Err(Stop::PagingMode) => Err(EmulateError::PagingMode {
-                rip: before.regs.rip,
-            }),
-            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::Failed(error)) => return Err(error),
+        };
+        state.flush()?;
+        if let Some(cr2) = exception.and_then(|exception| exception.cr2) {
+            after.sregs.cr2 = cr2;
         }
+        registers::write(vcpu, &before, &after)?;
+        exception.map_or(Ok(()), |exception| registers::inject(vcpu, &exception))
     }
 
     /// The MSR filter's exit for one of [`Emulator::filtered_msrs`]: writes the
@@ -191,15 +200,10 @@ impl Emulator {
         index: u32,
         value: u64,
     ) -> Result<bool, EmulateError> {
-        let entry = kvm_msr_entry {
-            index,
-            data: value,
-            ..Default::default()
-        };
-        let accepted = Msrs::from_entries(&[entry])
-            .is_ok_and(|msrs| vcpu.set_msrs(&msrs).is_ok_and(|written| written == 1));
+        let mut state = KvmState::new(vcpu);
+        let accepted = state.set_msr(index, value)?;
         if accepted && let Some(hook) = &mut self.hook {
-            hook.msrs(vcpu)?.write(index, value);
+            hook.msrs(&mut state)?.write(index, value);
             self.before_run(vcpu)?;
         }
         Ok(accepted)
@@ -216,7 +220,8 @@ impl Emulator {
         };
         let sregs = registers::system(vcpu)?;
         let host = self.host.get_or_init(Host::detect);
-        hook.check(&self.ram, &sregs, host.physical_bits, vcpu)
+        let mut state = KvmState::new(vcpu);
+        hook.check(&self.ram, &sregs, host.physical_bits, &mut state)
     }
 
     /// What has been done so far.
@@ -236,8 +241,24 @@ impl Emulator {
     }
 }
 
-/// One instruction. `seen` becomes its bytes, for an error's text.
+/// One instruction. `seen` becomes its bytes, for an error's text. The registers
+/// are as before it unless it completes.
 fn step(
+    cpu: &mut Cpu<'_>,
+    given: Option<InstructionBytes>,
+    seen: &mut InstructionBytes,
+    hook: Option<&mut VcpuHook>,
+    counts: &mut [u64],
+) -> Result<(), Stop> {
+    let before = (cpu.regs, cpu.sregs);
+    let result = try_step(cpu, given, seen, hook, counts);
+    if !matches!(result, Ok(()) | Err(Stop::Trap(_))) {
+        (cpu.regs, cpu.sregs) = before;
+    }
+    result
+}
+
+fn try_step(
     cpu: &mut Cpu<'_>,
     given: Option<InstructionBytes>,
     seen: &mut InstructionBytes,
@@ -315,40 +336,18 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         Cmpxchg16b => cmpxchg16b::execute(cpu, insn),
         Clac | Stac | Clc | Stc | Cmc | Cld | Std | Cli => flags::execute(cpu, insn),
         Popcnt | Lzcnt | Tzcnt | Andn | Bextr | Bzhi | Blsi | Blsr | Blsmsk | Pdep | Pext
-        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe => bits::execute(cpu, insn),
+        | Rorx | Sarx | Shlx | Shrx | Mulx | Adcx | Adox | Movbe | Crc32 => {
+            bits::execute(cpu, insn)
+        }
         Xsave | Xsave64 | Xsaveopt | Xsaveopt64 | Xsavec | Xsavec64 | Xsaves | Xsaves64
         | Xrstor | Xrstor64 | Xrstors | Xrstors64 => xsave::execute(cpu, insn),
         Wait | Ldmxcsr | Vldmxcsr | Stmxcsr | Vstmxcsr | Fxsave | Fxsave64 | Fxrstor
         | Fxrstor64 | Fninit | Fnclex | Emms | Fldcw | Fnstcw | Fnstsw => fpu::execute(cpu, insn),
         Xgetbv | Xsetbv | Clts | Invpcid | Rdpid | Rdtsc | Rdtscp | Rdrand | Rdseed | Int3
         | Int => system::execute(cpu, insn),
-        Nop | Endbr64 | Endbr32 | Pause | Mov | Lea | Push | Pop | Jmp | Add | Sub | Cmp | And
-        | Test | Or | Xor => simple::execute(cpu, insn),
-        Movd | Movq | Vmovd | Vmovq => vector_move::scalar(cpu, insn),
-        Movups | Movupd | Movdqu | Lddqu | Movaps | Movapd | Movdqa | Movntps | Movntpd
-        | Movntdq | Movntdqa | Vmovups | Vmovupd | Vmovdqu | Vlddqu | Vmovaps | Vmovapd
-        | Vmovdqa | Vmovntps | Vmovntpd | Vmovntdq | Vmovntdqa | Vmovdqu8 | Vmovdqu16
-        | Vmovdqu32 | Vmovdqu64 | Vmovdqa32 | Vmovdqa64 => vector_move::execute(cpu, insn),
-        Pxor | Xorps | Xorpd | Vpxor | Vxorps | Vxorpd | Vpxord | Vpxorq | Por | Orps | Orpd
-        | Vpor | Vorps | Vorpd | Vpord | Vporq | Pand | Andps | Andpd | Vpand | Vandps | Vandpd
-        | Vpandd | Vpandq | Pandn | Andnps | Andnpd | Vpandn | Vandnps | Vandnpd | Vpandnd
-        | Vpandnq => vector_move::bitwise(cpu, insn),
-        _ => Err(Stop::NotCovered),
+        _ if vector::is_covered(insn) => vector::execute(cpu, insn),
+        _ => integer::execute(cpu, insn),
     }
-}
-
-/// The guest gets a fault with its registers as they were, but for CR2.
-fn inject_fault(
-    vcpu: &mut VcpuFd,
-    before: &Registers,
-    exception: &Exception,
-) -> Result<(), EmulateError> {
-    if let Some(cr2) = exception.cr2 {
-        let mut after = *before;
-        after.sregs.cr2 = cr2;
-        registers::write(vcpu, before, &after)?;
-    }
-    registers::inject(vcpu, exception)
 }
 
 fn name(mnemonic: Mnemonic) -> String {

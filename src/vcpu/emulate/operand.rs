@@ -6,6 +6,8 @@ use super::cpu::Cpu;
 use super::error::Stop;
 use super::exception::Exception;
 use super::regs;
+use super::vector::elements;
+use super::vectors::Vector;
 
 impl Cpu<'_> {
     /// The linear address of memory operand `index`.
@@ -13,9 +15,47 @@ impl Cpu<'_> {
     /// # Errors
     /// `#GP(0)`, or `#SS(0)` through the stack segment, where it is not canonical.
     pub fn address(&self, insn: &Instruction, index: u32) -> Result<u64, Stop> {
+        self.address_beyond(insn, index, 0)
+    }
+
+    /// The address `distance` bytes beyond the operand's, with the same checks.
+    pub fn address_beyond(
+        &self,
+        insn: &Instruction,
+        index: u32,
+        distance: i64,
+    ) -> Result<u64, Stop> {
         let linear = insn
             .virtual_address(index, 0, |register, _, _| self.address_part(register))
+            .ok_or(Stop::NotCovered)?
+            .wrapping_add_signed(distance);
+        self.checked_linear(insn, linear)
+    }
+
+    /// The linear address of element `element` of memory operand `index`, whose
+    /// index register is a vector and holds `indices`.
+    ///
+    /// # Errors
+    /// As [`Cpu::address`].
+    pub fn element_address(
+        &self,
+        insn: &Instruction,
+        index: u32,
+        element: usize,
+        indices: &Vector,
+    ) -> Result<u64, Stop> {
+        let linear = insn
+            .virtual_address(index, element, |register, element, size| {
+                if register.is_vector_register() {
+                    return Some(elements::get(indices, size, element));
+                }
+                self.address_part(register)
+            })
             .ok_or(Stop::NotCovered)?;
+        self.checked_linear(insn, linear)
+    }
+
+    fn checked_linear(&self, insn: &Instruction, linear: u64) -> Result<u64, Stop> {
         if !self.is_64_bit() {
             return Ok(linear & 0xffff_ffff);
         }

@@ -1,15 +1,11 @@
 //! What the emulator's unit tests share: a processor without KVM, and an assembler.
 
-use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::ops::{Deref, DerefMut};
 
-use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
-
-use super::cpu::{Cpu, Host};
-use super::error::{EmulateError, Stop};
+use super::error::Stop;
 use super::exception::Exception;
 use super::failure::InstructionBytes;
-use super::state::{VcpuState, XsaveImage};
+use super::sandbox::Sandbox;
 use super::{decode, dispatch};
 use crate::devices::bus::Bus;
 use crate::memory::ram::GuestRam;
@@ -22,101 +18,30 @@ pub const USER_DATA: u64 = 0x20_0000;
 /// One past the last mapped address.
 pub const END_OF_MAP: u64 = 0x40_0000;
 
-/// State that KVM would hold.
-pub struct FakeState {
-    pub image: XsaveImage,
-    pub xcr0: u64,
-    pub msrs: HashMap<u32, u64>,
-    pub flushes: u32,
-}
+/// A [`Sandbox`] in long mode at CPL 0, with 4 MiB of RAM and page tables at 0x2000.
+pub struct Machine(Sandbox);
 
-impl VcpuState for FakeState {
-    fn xsave(&mut self) -> Result<XsaveImage, EmulateError> {
-        Ok(self.image.clone())
-    }
-    fn set_xsave(&mut self, image: &XsaveImage) -> Result<(), EmulateError> {
-        self.image = image.clone();
-        Ok(())
-    }
-    fn xcr0(&mut self) -> Result<u64, EmulateError> {
-        Ok(self.xcr0)
-    }
-    fn set_xcr0(&mut self, value: u64) -> Result<bool, EmulateError> {
-        let valid = value & 1 != 0;
-        if valid {
-            self.xcr0 = value;
-        }
-        Ok(valid)
-    }
-    fn msr(&mut self, index: u32) -> Result<Option<u64>, EmulateError> {
-        Ok(self.msrs.get(&index).copied())
-    }
-    fn flush_tlb(&mut self, _: &kvm_sregs) -> Result<(), EmulateError> {
-        self.flushes += 1;
-        Ok(())
+impl Deref for Machine {
+    type Target = Sandbox;
+
+    fn deref(&self) -> &Sandbox {
+        &self.0
     }
 }
 
-/// Asked once: CPUID is slow in a VM.
-static HOST: LazyLock<Host> = LazyLock::new(Host::detect);
-
-/// A processor in long mode at CPL 0, with 4 MiB of RAM and page tables at 0x2000.
-pub struct Machine {
-    pub regs: kvm_regs,
-    pub sregs: kvm_sregs,
-    pub ram: GuestRam,
-    pub bus: Bus,
-    pub host: Host,
-    pub state: FakeState,
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut Sandbox {
+        &mut self.0
+    }
 }
 
 impl Machine {
     pub fn new() -> Self {
         let ram = GuestRam::new(END_OF_MAP).unwrap();
-        ram.write_u64(0x2000, 0x3007).unwrap();
-        ram.write_u64(0x3000, 0x4007).unwrap();
-        ram.write_u64(0x4000, 0x83).unwrap();
-        ram.write_u64(0x4008, 0x20_0087).unwrap();
-        Self {
-            regs: kvm_regs {
-                rip: RIP,
-                rsp: 0xf000,
-                rflags: 2,
-                ..Default::default()
-            },
-            sregs: kvm_sregs {
-                cs: kvm_segment {
-                    selector: 8,
-                    l: 1,
-                    ..Default::default()
-                },
-                cr0: 0x8005_0033,
-                cr3: 0x2000,
-                cr4: 0x4_0620,
-                efer: 0xd01,
-                ..Default::default()
-            },
-            ram,
-            bus: Bus::new(),
-            host: HOST.clone(),
-            state: FakeState {
-                image: XsaveImage::initial(),
-                xcr0: 7,
-                msrs: HashMap::new(),
-                flushes: 0,
-            },
-        }
-    }
-
-    pub fn cpu(&mut self) -> Cpu<'_> {
-        Cpu {
-            regs: self.regs,
-            sregs: self.sregs,
-            ram: &self.ram,
-            mmio: &self.bus,
-            state: &mut self.state,
-            host: &self.host,
-        }
+        let mut sandbox = Sandbox::new(ram, Bus::new());
+        sandbox.map_one_to_one(0x2000).unwrap();
+        (sandbox.regs.rip, sandbox.regs.rsp) = (RIP, 0xf000);
+        Self(sandbox)
     }
 
     /// Executes one instruction; its effects on registers stand unless it stops.
@@ -124,7 +49,8 @@ impl Machine {
         let mut cpu = self.cpu();
         let insn = decode(&mut cpu, &InstructionBytes::new(code))?;
         dispatch(&mut cpu, &insn)?;
-        (self.regs, self.sregs) = (cpu.regs, cpu.sregs);
+        let (regs, sregs) = (cpu.regs, cpu.sregs);
+        (self.regs, self.sregs) = (regs, sregs);
         Ok(())
     }
 

@@ -1,0 +1,78 @@
+//! Floating-point arithmetic and comparisons.
+
+use super::table::stubs;
+
+stubs! {
+    /// Arithmetic and comparisons.
+    FLOAT, mayfly_native_float, float: true;
+    Sse Packed 4 1 "addps xmm0, xmm1": Addps Vaddps;
+    Sse Packed 8 1 "addpd xmm0, xmm1": Addpd Vaddpd;
+    Sse Scalar 4 1 "addss xmm0, xmm1": Addss Vaddss;
+    Sse Scalar 8 1 "addsd xmm0, xmm1": Addsd Vaddsd;
+    Sse Packed 4 1 "subps xmm0, xmm1": Subps Vsubps;
+    Sse Packed 8 1 "subpd xmm0, xmm1": Subpd Vsubpd;
+    Sse Scalar 4 1 "subss xmm0, xmm1": Subss Vsubss;
+    Sse Scalar 8 1 "subsd xmm0, xmm1": Subsd Vsubsd;
+    Sse Packed 4 1 "mulps xmm0, xmm1": Mulps Vmulps;
+    Sse Packed 8 1 "mulpd xmm0, xmm1": Mulpd Vmulpd;
+    Sse Scalar 4 1 "mulss xmm0, xmm1": Mulss Vmulss;
+    Sse Scalar 8 1 "mulsd xmm0, xmm1": Mulsd Vmulsd;
+    Sse Packed 4 1 "divps xmm0, xmm1": Divps Vdivps;
+    Sse Packed 8 1 "divpd xmm0, xmm1": Divpd Vdivpd;
+    Sse Scalar 4 1 "divss xmm0, xmm1": Divss Vdivss;
+    Sse Scalar 8 1 "divsd xmm0, xmm1": Divsd Vdivsd;
+    Sse Packed 4 1 "minps xmm0, xmm1": Minps Vminps;
+    Sse Packed 8 1 "minpd xmm0, xmm1": Minpd Vminpd;
+    Sse Scalar 4 1 "minss xmm0, xmm1": Minss Vminss;
+    Sse Scalar 8 1 "minsd xmm0, xmm1": Minsd Vminsd;
+    Sse Packed 4 1 "maxps xmm0, xmm1": Maxps Vmaxps;
+    Sse Packed 8 1 "maxpd xmm0, xmm1": Maxpd Vmaxpd;
+    Sse Scalar 4 1 "maxss xmm0, xmm1": Maxss Vmaxss;
+    Sse Scalar 8 1 "maxsd xmm0, xmm1": Maxsd Vmaxsd;
+    Sse Packed 4 1 "sqrtps xmm0, xmm1": Sqrtps Vsqrtps;
+    Sse Packed 8 1 "sqrtpd xmm0, xmm1": Sqrtpd Vsqrtpd;
+    Sse Scalar 4 1 "sqrtss xmm0, xmm1": Sqrtss Vsqrtss;
+    Sse Scalar 8 1 "sqrtsd xmm0, xmm1": Sqrtsd Vsqrtsd;
+    Sse Packed 4 1 "rcpps xmm0, xmm1": Rcpps Vrcpps;
+    Sse Scalar 4 1 "rcpss xmm0, xmm1": Rcpss Vrcpss;
+    Sse Packed 4 1 "rsqrtps xmm0, xmm1": Rsqrtps Vrsqrtps;
+    Sse Scalar 4 1 "rsqrtss xmm0, xmm1": Rsqrtss Vrsqrtss;
+    Sse Packed 4 1 "haddps xmm0, xmm1": Haddps Vhaddps;
+    Sse Packed 8 1 "haddpd xmm0, xmm1": Haddpd Vhaddpd;
+    Sse Packed 4 1 "hsubps xmm0, xmm1": Hsubps Vhsubps;
+    Sse Packed 8 1 "hsubpd xmm0, xmm1": Hsubpd Vhsubpd;
+    Sse Packed 4 1 "addsubps xmm0, xmm1": Addsubps Vaddsubps;
+    Sse Packed 8 1 "addsubpd xmm0, xmm1": Addsubpd Vaddsubpd;
+    Sse Packed 4 8 "cmpps xmm0, xmm1, imm": Cmpps;
+    Vex Packed 4 32 "vcmpps xmm0, xmm0, xmm1, imm": Vcmpps;
+    Sse Packed 8 8 "cmppd xmm0, xmm1, imm": Cmppd;
+    Vex Packed 8 32 "vcmppd xmm0, xmm0, xmm1, imm": Vcmppd;
+    Sse Scalar 4 8 "cmpss xmm0, xmm1, imm": Cmpss;
+    Vex Scalar 4 32 "vcmpss xmm0, xmm0, xmm1, imm": Vcmpss;
+    Sse Scalar 8 8 "cmpsd xmm0, xmm1, imm": Cmpsd;
+    Vex Scalar 8 32 "vcmpsd xmm0, xmm0, xmm1, imm": Vcmpsd;
+    Sse Round 4 1 "roundps xmm0, xmm1, 4": Roundps Vroundps;
+    Sse Round 8 1 "roundpd xmm0, xmm1, 4": Roundpd Vroundpd;
+    Sse RoundScalar 4 1 "roundss xmm0, xmm1, 4": Roundss Vroundss;
+    Sse RoundScalar 8 1 "roundsd xmm0, xmm1, 4": Roundsd Vroundsd;
+    Evex Packed 4 1 "vrcp14ps xmm0, xmm1": Vrcp14ps;
+    Evex Packed 8 1 "vrcp14pd xmm0, xmm1": Vrcp14pd;
+    Evex Scalar 4 1 "vrcp14ss xmm0, xmm0, xmm1": Vrcp14ss;
+    Evex Scalar 8 1 "vrcp14sd xmm0, xmm0, xmm1": Vrcp14sd;
+    Evex Packed 4 1 "vrsqrt14ps xmm0, xmm1": Vrsqrt14ps;
+    Evex Packed 8 1 "vrsqrt14pd xmm0, xmm1": Vrsqrt14pd;
+    Evex Scalar 4 1 "vrsqrt14ss xmm0, xmm0, xmm1": Vrsqrt14ss;
+    Evex Scalar 8 1 "vrsqrt14sd xmm0, xmm0, xmm1": Vrsqrt14sd;
+    Evex Packed 4 1 "vgetexpps xmm0, xmm1": Vgetexpps;
+    Evex Packed 4 1 "vscalefps xmm0, xmm0, xmm1": Vscalefps;
+    Evex Packed 8 1 "vgetexppd xmm0, xmm1": Vgetexppd;
+    Evex Packed 8 1 "vscalefpd xmm0, xmm0, xmm1": Vscalefpd;
+    Evex Scalar 4 1 "vgetexpss xmm0, xmm0, xmm1": Vgetexpss;
+    Evex Scalar 4 1 "vscalefss xmm0, xmm0, xmm1": Vscalefss;
+    Evex Scalar 8 1 "vgetexpsd xmm0, xmm0, xmm1": Vgetexpsd;
+    Evex Scalar 8 1 "vscalefsd xmm0, xmm0, xmm1": Vscalefsd;
+    Evex Packed 4 256 "vrndscaleps xmm0, xmm1, imm": Vrndscaleps;
+    Evex Packed 8 256 "vrndscalepd xmm0, xmm1, imm": Vrndscalepd;
+    Evex Scalar 4 256 "vrndscaless xmm0, xmm0, xmm1, imm": Vrndscaless;
+    Evex Scalar 8 256 "vrndscalesd xmm0, xmm0, xmm1, imm": Vrndscalesd;
+}
