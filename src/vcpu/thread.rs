@@ -49,6 +49,7 @@ pub struct Vcpu {
     fd: VcpuFd,
     machine: Arc<Machine>,
     emulator: Option<Emulator>,
+    /// Made when the guest first arms a timer that is watched.
     tick_pacing: Option<TickPacing>,
     counts: ExitCounts,
 }
@@ -91,15 +92,12 @@ impl Vcpu {
     /// A vCPU ready to run. `emulator` is given on hosts whose KVM hands
     /// instructions back.
     pub fn new(id: u32, fd: VcpuFd, machine: Arc<Machine>, emulator: Option<Emulator>) -> Self {
-        let tick_pacing = emulator
-            .as_ref()
-            .and_then(|_| TickPacing::new(fd.get_tsc_khz().unwrap_or(0)));
         Self {
             id,
             fd,
             machine,
             emulator,
-            tick_pacing,
+            tick_pacing: None,
             counts: ExitCounts::default(),
         }
     }
@@ -259,14 +257,12 @@ impl Vcpu {
 
     fn filtered_wrmsr(&mut self, index: u32, value: u64) -> Next {
         // No filter is installed without the emulator.
-        let written = match (&mut self.tick_pacing, &mut self.emulator) {
-            (Some(pacing), _) if index == IA32_TSC_DEADLINE => pacing
-                .arm(&self.fd, value)
-                .map_err(|error| one_line(&error)),
-            (_, Some(emulator)) => emulator
+        let written = match &mut self.emulator {
+            Some(_) if index == IA32_TSC_DEADLINE => self.arm_timer(value),
+            Some(emulator) => emulator
                 .on_wrmsr(&mut self.fd, index, value)
                 .map_err(|error| one_line(&error)),
-            (_, None) => Ok(false),
+            None => Ok(false),
         };
         match written {
             Ok(true) => Next::Enter,
@@ -277,6 +273,17 @@ impl Vcpu {
             }
             Err(what) => self.fail(&what),
         }
+    }
+
+    /// The guest writes `deadline` to its timer; false if KVM refuses that.
+    fn arm_timer(&mut self, deadline: u64) -> Result<bool, String> {
+        let pacing = match &mut self.tick_pacing {
+            Some(pacing) => pacing,
+            none => none.insert(TickPacing::new(&self.fd).map_err(|error| one_line(&error))?),
+        };
+        pacing
+            .arm(&self.fd, deadline)
+            .map_err(|error| one_line(&error))
     }
 
     fn internal_error(&mut self) -> Next {

@@ -26,18 +26,21 @@ const IA32_TSC: u32 = 0x10;
 /// handler works on after it has armed the timer (softirqs), about as long again.
 const REST: u64 = 10;
 /// What a tick costs at most: with [`REST`], as long as a deadline is put off.
-const MAX_COST_US: u64 = 4_000;
+const MAX_COST_US: u64 = 10_000;
 /// So many ticks in a row are taken to cost what the cheapest of them did: the others
 /// may have waited for the host's scheduler, or for the guest to allow interrupts.
 const OBSERVED: usize = 4;
 /// Ticks this much ahead of their share are not held back yet.
 const CREDIT_US: u64 = 40_000;
 /// No deadline is put off by more than this from when it is armed.
-const MAX_HOLD_US: u64 = 40_000;
+const MAX_HOLD_US: u64 = 100_000;
 
 /// Why the timer could not be armed.
 #[derive(Debug, Error)]
 pub enum PacingError {
+    /// The arguments of KVM_GET_MSRS and KVM_SET_MSRS.
+    #[error("cannot make a list of one model-specific register")]
+    List,
     /// KVM_GET_MSRS.
     #[error("cannot read the TSC of a vCPU")]
     Tsc(#[source] kvm_ioctls::Error),
@@ -53,17 +56,20 @@ pub struct TickPacing {
 }
 
 impl TickPacing {
-    /// For a vCPU whose TSC runs at `tsc_khz`; `None` if that is not known (0).
-    pub fn new(tsc_khz: u32) -> Option<Self> {
+    /// For `vcpu`. Nothing is ever held back if KVM does not know the frequency of its TSC.
+    ///
+    /// # Errors
+    /// [`PacingError::List`], which does not happen.
+    pub fn new(vcpu: &VcpuFd) -> Result<Self, PacingError> {
         let one = |index| {
             Msrs::from_entries(&[kvm_msr_entry {
                 index,
                 ..Default::default()
             }])
-            .ok()
+            .map_err(|_| PacingError::List)
         };
-        Some(Self {
-            budget: Budget::new(tsc_khz)?,
+        Ok(Self {
+            budget: Budget::new(vcpu.get_tsc_khz().unwrap_or(0)),
             held_back: 0,
             tsc: one(IA32_TSC)?,
             deadline: one(IA32_TSC_DEADLINE)?,
@@ -109,19 +115,16 @@ struct Budget {
 }
 
 impl Budget {
-    fn new(tsc_khz: u32) -> Option<Self> {
-        if tsc_khz == 0 {
-            return None;
-        }
+    fn new(tsc_khz: u32) -> Self {
         let ticks = |us: u64| us.saturating_mul(u64::from(tsc_khz)) / 1000;
-        Some(Self {
+        Self {
             max_cost: ticks(MAX_COST_US),
             credit: ticks(CREDIT_US),
             max_hold: ticks(MAX_HOLD_US),
             armed: None,
             costs: [0; OBSERVED],
             spent_until: 0,
-        })
+        }
     }
 
     /// The deadline for the guest's `requested` one, at `now`.
@@ -140,7 +143,11 @@ impl Budget {
             return 0;
         }
         let earliest = self.spent_until.saturating_sub(self.credit);
-        let deadline = requested.max(earliest);
+        let deadline = if earliest > now {
+            requested.max(earliest)
+        } else {
+            requested
+        };
         self.armed = Some(deadline.max(now));
         deadline
     }
@@ -173,7 +180,7 @@ mod tests {
     const START: u64 = 77 * SECOND;
 
     fn budget() -> Budget {
-        Budget::new(KHZ).unwrap()
+        Budget::new(KHZ)
     }
 
     /// What a kernel of 250 Hz went through.
@@ -217,10 +224,10 @@ mod tests {
 
     #[test]
     fn ticks_that_last_longer_than_their_period_leave_time_for_the_rest() {
-        for cost in [4 * MS, 5 * MS, 10 * MS] {
+        for cost in [4 * MS, 5 * MS, 8 * MS, 10 * MS] {
             let ticked = tick_until(&mut budget(), START, START + 10 * SECOND, cost);
-            assert!(ticked.rest > 7_000 * MS, "{cost}: {}", ticked.rest);
-            assert!(ticked.ticks > 190, "{cost}: {}", ticked.ticks);
+            assert!(ticked.rest > 8_500 * MS, "{cost}: {}", ticked.rest);
+            assert!(ticked.ticks > 90, "{cost}: {}", ticked.ticks);
         }
     }
 
@@ -252,7 +259,7 @@ mod tests {
         let mut budget = budget();
         tick_until(&mut budget, START, START + SECOND, 4 * MS);
         let now = START + SECOND + 10 * MS;
-        assert_eq!(budget.admit(now + 100 * MS, now), now + 100 * MS);
+        assert_eq!(budget.admit(now + 200 * MS, now), now + 200 * MS);
     }
 
     #[test]
@@ -279,24 +286,26 @@ mod tests {
         let mut budget = budget();
         tick_until(&mut budget, START, START + SECOND, 4 * MS);
         let deadline = budget.admit(5 * MS, MS);
-        assert!(deadline <= MS + 40 * MS, "{deadline}");
+        assert!(deadline <= MS + 100 * MS, "{deadline}");
     }
 
     #[test]
     fn without_a_frequency_there_is_no_pacing() {
-        assert!(Budget::new(0).is_none());
+        let mut budget = Budget::new(0);
+        let ticked = tick_until(&mut budget, START, START + SECOND, 5 * MS);
+        assert_eq!(ticked.held_back, 0);
     }
 
     proptest! {
         #[test]
         fn no_deadline_comes_early_or_much_too_late(
-            khz in 1..=u32::MAX,
+            khz: u32,
             calls in proptest::collection::vec((edge(), edge()), 1..50),
         ) {
-            let mut budget = Budget::new(khz).unwrap();
+            let mut budget = Budget::new(khz);
             for (requested, now) in calls {
                 let deadline = budget.admit(requested, now);
-                let latest = now.saturating_add(40 * u64::from(khz));
+                let latest = now.saturating_add(100 * u64::from(khz));
                 prop_assert!(deadline >= requested);
                 prop_assert!(deadline == requested || deadline <= latest);
                 prop_assert!(requested != 0 || deadline == 0);
