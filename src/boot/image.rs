@@ -108,6 +108,14 @@ impl Image {
         }
     }
 
+    /// The file, to be kept after the image.
+    pub(super) fn into_file(self) -> Option<File> {
+        match self.source {
+            Source::File(file) => Some(file),
+            Source::Bytes(_) => None,
+        }
+    }
+
     /// Length in bytes.
     pub(super) fn len(&self) -> u64 {
         self.len

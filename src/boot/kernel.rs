@@ -1,6 +1,7 @@
 //! The kernel file: opened, recognised, unpacked and checked before a VM exists.
 
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,6 +16,7 @@ use super::memory_error;
 use super::memory_map::low_ram_end;
 use super::packed::Packed;
 use super::payload::Compression;
+use super::symbols::{self, Symbols};
 use crate::memory::GuestRam;
 use crate::memory::layout::{HIGH_RAM_START, PCI_HOLE_START};
 
@@ -157,6 +159,26 @@ impl Kernel {
     /// The kernel's release, such as `6.12.9-amd64`, if its setup header says.
     pub fn release(&self) -> Option<&str> {
         self.release.as_deref()
+    }
+
+    /// Opens the `System.map` beside the file: one system call more than nothing.
+    ///
+    /// A kernel that unpacks itself in the guest may move itself there, so that
+    /// no map fits.
+    pub fn open_map(&self) -> Option<File> {
+        match self.form {
+            KernelForm::BzImage => None,
+            _ => symbols::open_map(self.image.path()),
+        }
+    }
+
+    /// What can name the kernel's functions, once it is in guest memory: its own
+    /// file, or `map`.
+    pub fn into_symbols(self, map: Option<File>) -> Option<Symbols> {
+        match self.form {
+            KernelForm::BzImage => None,
+            _ => Symbols::new(self.image.into_file(), map),
+        }
     }
 
     /// Longest command line in bytes, without the NUL.

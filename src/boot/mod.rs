@@ -21,6 +21,7 @@ pub mod mptable;
 mod packed;
 mod payload;
 mod pvh;
+mod symbols;
 #[cfg(test)]
 mod testing;
 
@@ -33,6 +34,7 @@ pub use initrd::Initrd;
 pub use kernel::{Kernel, KernelForm};
 pub use memory_map::{MapEntry, MapKind, memory_map};
 pub use payload::Compression;
+pub use symbols::{Symbol, Symbols};
 
 use crate::memory::layout::ZERO_PAGE;
 use crate::memory::{GuestRam, MemoryError};

@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
+use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::VcpuFd;
+
+use crate::boot::Symbols;
 
 /// The suberror of the KVM_EXIT_INTERNAL_ERROR that has just happened.
 pub fn internal_suberror(fd: &mut VcpuFd) -> u32 {
@@ -34,17 +37,28 @@ fn failed_bytes(fd: &mut VcpuFd) -> Option<Vec<u8>> {
         .map(<[u8]>::to_vec)
 }
 
-/// RIP, the bytes there, and the registers that tell the mode the vCPU is in.
-pub fn describe(fd: &mut VcpuFd) -> String {
+/// ` (function+offset)` for RIP in the guest's kernel, if its name is known.
+fn place(symbols: Option<&Symbols>, regs: &kvm_regs, sregs: &kvm_sregs) -> String {
+    let in_kernel = sregs.cs.selector & 3 == 0;
+    symbols
+        .filter(|_| in_kernel)
+        .and_then(|symbols| symbols.nearest(regs.rip))
+        .map_or(String::new(), |symbol| format!(" ({symbol})"))
+}
+
+/// RIP with the kernel function it is in, the bytes there, and the registers that
+/// tell the mode the vCPU is in.
+pub fn describe(fd: &mut VcpuFd, symbols: Option<&Symbols>) -> String {
     let mut line = String::new();
     match (fd.get_regs(), fd.get_sregs()) {
         (Ok(regs), Ok(sregs)) => {
             // Writing to a String cannot fail.
             let _ = write!(
                 line,
-                "rip={:#x} rflags={:#x} rsp={:#x} rax={:#x} rbx={:#x} rcx={:#x} rdx={:#x} \
+                "rip={:#x}{} rflags={:#x} rsp={:#x} rax={:#x} rbx={:#x} rcx={:#x} rdx={:#x} \
                  rsi={:#x} rdi={:#x} cs={:#x} cr0={:#x} cr2={:#x} cr3={:#x} cr4={:#x} efer={:#x}",
                 regs.rip,
+                place(symbols, &regs, &sregs),
                 regs.rflags,
                 regs.rsp,
                 regs.rax,

@@ -19,6 +19,7 @@ use super::gate::GateState;
 use super::kick::KickSlot;
 use super::report;
 use super::tick_pacing::{IA32_TSC_DEADLINE, TickPacing};
+use crate::boot::Symbols;
 use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
 use crate::one_line::one_line;
@@ -41,6 +42,8 @@ pub struct Machine {
     pub interrupts: Arc<Interrupts>,
     /// Whether the VM runs, and why it ended.
     pub lifecycle: Arc<Lifecycle>,
+    /// Names for addresses in the guest's kernel, where its code is interpreted.
+    pub symbols: Option<Symbols>,
 }
 
 /// A vCPU, owned by the thread that runs it.
@@ -306,7 +309,7 @@ impl Vcpu {
 
     /// Ends the VM with one line that names the exit, the registers and the bytes at RIP.
     fn fail(&mut self, what: &str) -> Next {
-        let state = report::describe(&mut self.fd);
+        let state = report::describe(&mut self.fd, self.machine.symbols.as_ref());
         Next::End(ExitReason::HostError {
             message: format!("cannot go on with vCPU {}: {what} ({state})", self.id),
         })

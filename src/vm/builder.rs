@@ -4,7 +4,7 @@
 //! ([`Inputs::open`]), then the machine is made ([`build`], top to bottom),
 //! and only then do threads start ([`super::running`]).
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -42,6 +42,8 @@ pub struct Inputs {
     /// What KVM offers to guests.
     supported: CpuId,
     backend: Backend,
+    /// The kernel's `System.map`, where names for addresses may be wanted.
+    map: Option<File>,
 }
 
 impl Inputs {
@@ -79,6 +81,10 @@ impl Inputs {
         check_cmdline(&cmdline, kernel.cmdline_max())?;
         log::info!("kernel command line: {cmdline}");
         spare_inputs(config)?;
+        let map = backend
+            .interprets_kernel_code()
+            .then(|| kernel.open_map())
+            .flatten();
         Ok(Self {
             kernel,
             initrd,
@@ -86,6 +92,7 @@ impl Inputs {
             kvm,
             supported,
             backend,
+            map,
         })
     }
 }
@@ -145,6 +152,7 @@ pub fn build(
         kvm,
         supported,
         backend,
+        map,
     } = inputs;
 
     let ram = GuestRam::new(config.memory)?;
@@ -200,6 +208,7 @@ pub fn build(
         mmio: Arc::new(buses.mmio),
         interrupts,
         lifecycle,
+        symbols: hooks.is_some().then(|| kernel.into_symbols(map)).flatten(),
     });
     let vcpus = (0u32..)
         .zip(vcpu_fds)

@@ -207,6 +207,21 @@ fn hostile_pokes_do_no_harm() {
 }
 
 #[test]
+fn an_uncovered_instruction_is_named_with_its_function() {
+    let outcome = Mayfly::bare("uncovered").outcome();
+    outcome.printed("computing\n");
+    if let HostKind::Hardware = host_kind() {
+        outcome.all_held();
+        return;
+    }
+    outcome.ended(244, "host-error");
+    for part in ["'fld1'", "d9 e8", "RIP 0x10", "(sine_of_one+0x1)"] {
+        assert!(outcome.stderr.contains(part), "no {part}: {outcome}");
+    }
+    assert_eq!(outcome.stderr.lines().count(), 1, "{outcome}");
+}
+
+#[test]
 fn jump_to_nowhere_ends_the_vm_with_a_report() {
     let outcome = Mayfly::bare("wild_jump")
         .args(["--timeout", "60s"])

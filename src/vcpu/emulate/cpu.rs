@@ -29,6 +29,8 @@ pub(super) struct Cpu<'a> {
     pub ram: &'a GuestRam,
     pub mmio: &'a Bus,
     pub state: &'a mut dyn VcpuState,
+    /// Accesses outside RAM are not covered: they are KVM's to make.
+    pub ram_only: bool,
     pub host: &'a Host,
 }
 

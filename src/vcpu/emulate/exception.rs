@@ -9,6 +9,7 @@ pub(super) mod vector {
     pub const BREAKPOINT: u8 = 3;
     pub const INVALID_OPCODE: u8 = 6;
     pub const DEVICE_NOT_AVAILABLE: u8 = 7;
+    pub const SEGMENT_NOT_PRESENT: u8 = 11;
     pub const STACK_FAULT: u8 = 12;
     pub const GENERAL_PROTECTION: u8 = 13;
     pub const PAGE_FAULT: u8 = 14;
@@ -69,6 +70,22 @@ impl Exception {
         Self {
             error_code: Some(0),
             ..Self::plain(vector::GENERAL_PROTECTION)
+        }
+    }
+
+    /// `#GP` with an error code that names a descriptor.
+    pub const fn general_protection_at(error_code: u32) -> Self {
+        Self {
+            error_code: Some(error_code),
+            ..Self::plain(vector::GENERAL_PROTECTION)
+        }
+    }
+
+    /// `#NP` with an error code that names a descriptor.
+    pub const fn not_present_at(error_code: u32) -> Self {
+        Self {
+            error_code: Some(error_code),
+            ..Self::plain(vector::SEGMENT_NOT_PRESENT)
         }
     }
 

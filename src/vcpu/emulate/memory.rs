@@ -8,8 +8,6 @@ use super::paging::{Access, Kind, Privilege, WalkError};
 const PAGE: usize = 4096;
 /// Widest access a device is given.
 const DEVICE_WORD: usize = 8;
-/// Component 9 of the XSAVE state is PKRU.
-const PKRU_COMPONENT: u32 = 9;
 
 impl From<WalkError> for Stop {
     fn from(error: WalkError) -> Self {
@@ -41,6 +39,9 @@ impl Cpu<'_> {
             return Err(Exception::general_protection().into());
         }
         let translation = walker.translate(linear, access)?;
+        if self.ram_only && !self.ram.contains(translation.gpa, 1) {
+            return Err(Stop::NotCovered);
+        }
         if let Some((key, error)) = translation.key {
             let pkru = self.pkru()?;
             if self.walker().key_denies(pkru, key, access) {
@@ -141,18 +142,6 @@ impl Cpu<'_> {
         for (at, word) in (gpa..).step_by(DEVICE_WORD).zip(data.chunks(DEVICE_WORD)) {
             self.mmio.write(at, word);
         }
-    }
-
-    /// The guest's PKRU: zero if that component is in its initial configuration.
-    fn pkru(&mut self) -> Result<u32, Stop> {
-        let component = self.host.xsave.component(PKRU_COMPONENT);
-        let image = self.state.image()?;
-        Ok(match component {
-            Some(component) if image.in_use() >> PKRU_COMPONENT & 1 != 0 => {
-                image.number(component.offset, 4) as u32
-            }
-            _ => 0,
-        })
     }
 
     /// Linear addresses wrap at 4 GiB outside 64-bit code.

@@ -16,9 +16,12 @@
 //!
 //! A new instruction is a line in [`dispatch`] and a function in its family.
 
+mod amx;
+mod bases;
 mod bits;
 #[cfg(test)]
 mod bits_tests;
+mod caches;
 mod cmpxchg16b;
 mod cpu;
 mod error;
@@ -42,9 +45,14 @@ mod operand;
 mod paging;
 #[cfg(test)]
 mod processor;
+mod protection_keys;
 mod registers;
 mod regs;
+mod run_ahead;
+#[cfg(test)]
+mod run_ahead_tests;
 mod sandbox;
+mod segments;
 mod state;
 mod syscall;
 mod system;
@@ -153,16 +161,23 @@ impl Emulator {
             ram: &self.ram,
             mmio: &self.mmio,
             state: &mut state,
+            ram_only: false,
             host: self.host.get_or_init(Host::detect),
         };
         let mut seen = given.unwrap_or_default();
-        let result = step(
+        let result = match step(
             &mut cpu,
             given,
             &mut seen,
             self.hook.as_mut(),
             &mut self.counts,
-        );
+        ) {
+            // Where kernel code runs natively, it does so sooner than here.
+            Ok(Done::Vector) if self.hook.is_some() && cpu.cpl() == 0 => {
+                run_ahead::run(&mut cpu, &mut self.counts)
+            }
+            result => result.map(|_| ()),
+        };
         let mut after = Registers {
             regs: cpu.regs,
             sregs: cpu.sregs,
@@ -241,6 +256,13 @@ impl Emulator {
     }
 }
 
+/// What kind of instruction was completed.
+enum Done {
+    /// One on vector registers: more are likely to follow.
+    Vector,
+    Other,
+}
+
 /// One instruction. `seen` becomes its bytes, for an error's text. The registers
 /// are as before it unless it completes.
 fn step(
@@ -249,10 +271,10 @@ fn step(
     seen: &mut InstructionBytes,
     hook: Option<&mut VcpuHook>,
     counts: &mut [u64],
-) -> Result<(), Stop> {
+) -> Result<Done, Stop> {
     let before = (cpu.regs, cpu.sregs);
     let result = try_step(cpu, given, seen, hook, counts);
-    if !matches!(result, Ok(()) | Err(Stop::Trap(_))) {
+    if !matches!(result, Ok(_) | Err(Stop::Trap(_))) {
         (cpu.regs, cpu.sregs) = before;
     }
     result
@@ -264,7 +286,7 @@ fn try_step(
     seen: &mut InstructionBytes,
     hook: Option<&mut VcpuHook>,
     counts: &mut [u64],
-) -> Result<(), Stop> {
+) -> Result<Done, Stop> {
     // KVM gives what it had fetched, which ends with the page of the first byte.
     *seen = match given {
         Some(bytes) if bytes.as_slice().len() == MAX_INSTRUCTION => bytes,
@@ -276,17 +298,28 @@ fn try_step(
         && cpu.is_64_bit()
     {
         match hook.on_breakpoint(cpu)? {
-            Breakpoint::Syscall => return Ok(()),
+            Breakpoint::Syscall => return Ok(Done::Other),
             Breakpoint::PageFault(displaced) => {
                 *seen = seen.with_first(displaced);
                 let insn = decode(cpu, seen)?;
-                return dispatch(cpu, &insn);
+                dispatch(cpu, &insn)?;
+                return Ok(Done::Other);
             }
             Breakpoint::Guests => {}
         }
     }
     let insn = decode(cpu, seen)?;
-    let result = dispatch(cpu, &insn);
+    execute(cpu, &insn, counts)?;
+    Ok(if vector::is_covered(&insn) {
+        Done::Vector
+    } else {
+        Done::Other
+    })
+}
+
+/// Executes and counts.
+fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, counts: &mut [u64]) -> Result<(), Stop> {
+    let result = dispatch(cpu, insn);
     let done = matches!(result, Ok(()) | Err(Stop::Fault(_) | Stop::Trap(_)));
     if done && let Some(count) = counts.get_mut(insn.mnemonic() as usize) {
         *count += 1;
@@ -345,6 +378,15 @@ fn dispatch(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop> {
         | Fxrstor64 | Fninit | Fnclex | Emms | Fldcw | Fnstcw | Fnstsw => fpu::execute(cpu, insn),
         Xgetbv | Xsetbv | Clts | Invpcid | Rdpid | Rdtsc | Rdtscp | Rdrand | Rdseed | Int3
         | Int => system::execute(cpu, insn),
+        Lsl | Lar | Verr | Verw => segments::execute(cpu, insn),
+        Rdfsbase | Rdgsbase | Wrfsbase | Wrgsbase | Swapgs => bases::execute(cpu, insn),
+        Rdpkru | Wrpkru => protection_keys::execute(cpu, insn),
+        Lfence | Mfence | Sfence | Serialize | Prefetchnta | Prefetcht0 | Prefetcht1
+        | Prefetcht2 | Prefetchw | Prefetchwt1 | Prefetch | Cldemote | Reservednop | Rdsspd
+        | Rdsspq | Clflush | Clflushopt | Clwb | Wbinvd | Wbnoinvd | Invd | Monitor | Mwait
+        | Monitorx | Mwaitx | Umonitor | Umwait | Tpause | Rdpru => caches::execute(cpu, insn),
+        Movnti | Movdiri | Movdir64b | Clzero => caches::store(cpu, insn),
+        Tilerelease | Ldtilecfg | Sttilecfg => amx::execute(cpu, insn),
         _ if vector::is_covered(insn) => vector::execute(cpu, insn),
         _ => integer::execute(cpu, insn),
     }

@@ -29,7 +29,7 @@ impl Cpu<'_> {
             .virtual_address(index, 0, |register, _, _| self.address_part(register))
             .ok_or(Stop::NotCovered)?
             .wrapping_add_signed(distance);
-        self.checked_linear(insn, linear)
+        self.checked(insn.memory_segment(), linear)
     }
 
     /// The linear address of element `element` of memory operand `index`, whose
@@ -52,17 +52,23 @@ impl Cpu<'_> {
                 self.address_part(register)
             })
             .ok_or(Stop::NotCovered)?;
-        self.checked_linear(insn, linear)
+        self.checked(insn.memory_segment(), linear)
     }
 
-    fn checked_linear(&self, insn: &Instruction, linear: u64) -> Result<u64, Stop> {
+    /// The linear address of `offset` in a segment, with the same checks.
+    pub fn linear(&self, segment: Register, offset: u64) -> Result<u64, Stop> {
+        let base = self.address_part(segment).ok_or(Stop::NotCovered)?;
+        self.checked(segment, base.wrapping_add(offset))
+    }
+
+    fn checked(&self, segment: Register, linear: u64) -> Result<u64, Stop> {
         if !self.is_64_bit() {
             return Ok(linear & 0xffff_ffff);
         }
         if self.walker().is_canonical(linear) {
             return Ok(linear);
         }
-        Err(if insn.memory_segment() == Register::SS {
+        Err(if segment == Register::SS {
             Exception::stack_fault().into()
         } else {
             Exception::general_protection().into()

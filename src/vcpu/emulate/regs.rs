@@ -10,11 +10,13 @@ pub(super) mod rflags {
     pub const AF: u64 = 1 << 4;
     pub const ZF: u64 = 1 << 6;
     pub const SF: u64 = 1 << 7;
+    pub const TF: u64 = 1 << 8;
     pub const IF: u64 = 1 << 9;
     pub const DF: u64 = 1 << 10;
     pub const OF: u64 = 1 << 11;
     pub const IOPL: u64 = 3 << 12;
     pub const RF: u64 = 1 << 16;
+    pub const VM: u64 = 1 << 17;
     pub const AC: u64 = 1 << 18;
     /// The six that arithmetic writes.
     pub const STATUS: u64 = CF | PF | AF | ZF | SF | OF;

@@ -224,6 +224,7 @@ impl Sandbox {
             ram: &self.ram,
             mmio: &self.bus,
             state: &mut self.state,
+            ram_only: false,
             host: &self.host,
         }
     }

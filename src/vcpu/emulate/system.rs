@@ -6,6 +6,7 @@ use super::cpu::Cpu;
 use super::error::Stop;
 use super::exception::{Exception, vector};
 use super::host;
+use super::paging::{Kind, Privilege, bits};
 use super::regs::{mask, rflags, set_flags};
 
 const IA32_TSC: u32 = 0x10;
@@ -35,11 +36,8 @@ pub(super) fn execute(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop>
             Ok(())
         }
         Mnemonic::Rdrand | Mnemonic::Rdseed => random(cpu, insn),
-        // From user mode a gate's privilege would count too; KVM has not been seen to hand that back.
-        Mnemonic::Int3 if cpu.cpl() == 0 => {
-            Err(Stop::Trap(Exception::software(vector::BREAKPOINT)))
-        }
-        Mnemonic::Int if cpu.cpl() == 0 => Err(Stop::Trap(Exception::software(insn.immediate8()))),
+        Mnemonic::Int3 => interrupt(cpu, vector::BREAKPOINT),
+        Mnemonic::Int => interrupt(cpu, insn.immediate8()),
         _ => Err(Stop::NotCovered),
     }
 }
@@ -98,6 +96,38 @@ fn rdtsc(cpu: &mut Cpu<'_>) -> Result<(), Stop> {
 fn set_pair(cpu: &mut Cpu<'_>, value: u64) {
     cpu.regs.rax = value & mask(4);
     cpu.regs.rdx = value >> 32;
+}
+
+/// An event after the instruction, or `#GP` with the gate's index if the guest's
+/// kernel has not opened that gate to this privilege level (SDM vol. 3 §6.12.1.2).
+fn interrupt(cpu: &mut Cpu<'_>, vector: u8) -> Result<(), Stop> {
+    /// Present, and one of the gate types.
+    const PRESENT: u8 = 0x80;
+    /// The error code names an entry of the IDT.
+    const IDT: u32 = 2;
+    if cpu.cpl() > 0 {
+        let refused = Exception::general_protection_at(u32::from(vector) << 3 | IDT);
+        let size = if cpu.sregs.efer & bits::EFER_LMA != 0 {
+            16
+        } else {
+            8
+        };
+        let offset = u64::from(vector) * size;
+        if offset + size - 1 > u64::from(cpu.sregs.idt.limit) {
+            return Err(refused.into());
+        }
+        let mut access = [0];
+        let at = cpu.sregs.idt.base.wrapping_add(offset + 5);
+        cpu.read_as(at, &mut access, Kind::Read, Privilege::Implicit)?;
+        let [access] = access;
+        if access >> 5 & 3 < cpu.cpl() {
+            return Err(refused.into());
+        }
+        if access & PRESENT == 0 {
+            return Err(Exception::not_present_at(u32::from(vector) << 3 | IDT).into());
+        }
+    }
+    Err(Stop::Trap(Exception::software(vector)))
 }
 
 /// CF tells success; with none the destination is zero.
@@ -211,6 +241,28 @@ mod tests {
         assert!(words.windows(2).all(|pair| pair[0] != pair[1]));
         machine.run(rdseed()).unwrap();
         assert!(machine.regs.rax <= mask(4));
+    }
+
+    #[test]
+    fn user_code_may_raise_what_the_gates_allow() {
+        let mut machine = Machine::new();
+        machine.enter_user_mode();
+        (machine.sregs.idt.base, machine.sregs.idt.limit) = (KERNEL_DATA, 0x80 * 16 + 15);
+        let gate = |machine: &Machine, access: u64| {
+            machine
+                .ram
+                .write_u64(KERNEL_DATA + 0x80 * 16, access << 40)
+                .unwrap();
+        };
+        gate(&machine, 0x8e);
+        let refused = Exception::general_protection_at(0x402);
+        assert_eq!(machine.fault(int_0x80()), refused);
+        gate(&machine, 0x6e);
+        assert_eq!(machine.fault(int_0x80()), Exception::not_present_at(0x402));
+        gate(&machine, 0xee);
+        assert!(matches!(machine.run(int_0x80()), Err(Stop::Trap(_))));
+        machine.sregs.idt.limit -= 1;
+        assert_eq!(machine.fault(int_0x80()), refused);
     }
 
     #[test]

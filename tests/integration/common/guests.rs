@@ -56,6 +56,7 @@ const GUESTS: &[(&str, &str)] = sources![
     "time.S",
     "timer.S",
     "triple_fault.S",
+    "uncovered.S",
     "wild_jump.S",
 ];
 

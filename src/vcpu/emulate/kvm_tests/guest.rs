@@ -51,6 +51,8 @@ pub struct Guest {
     pub vcpu: VcpuFd,
     pub emulator: Emulator,
     pub hooks: Option<Arc<SharedHooks>>,
+    /// Instructions that KVM has handed back.
+    pub failures: usize,
     _vm: VmFd,
 }
 
@@ -81,6 +83,7 @@ impl Guest {
             vcpu,
             emulator,
             hooks,
+            failures: 0,
             _vm: vm,
         }
     }
@@ -109,7 +112,10 @@ impl Guest {
                     let vector = self.vcpu.get_regs().unwrap().rax as u8;
                     return Ok(End::Fault(vector, self.vcpu.get_sregs().unwrap().cr2));
                 }
-                Next::Emulate => self.emulator.on_emulation_failure(&mut self.vcpu)?,
+                Next::Emulate => {
+                    self.failures += 1;
+                    self.emulator.on_emulation_failure(&mut self.vcpu)?;
+                }
                 Next::Wrmsr(index, value) => {
                     assert!(self.emulator.on_wrmsr(&mut self.vcpu, index, value)?);
                 }
