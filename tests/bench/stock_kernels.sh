@@ -72,9 +72,9 @@ left_out=(
     trace_eval_init trace_eval_sync event_trace_enable_again
     # Integrity measurement.
     init_ima init_evm
-    # Certificates, built in, revoked and of the firmware, each parsed and hashed.
-    system_trusted_keyring_init load_system_certificate_list blacklist_init
-    load_revocation_certificate_list platform_keyring_init load_uefi_certs
+    # Certificates, built in, revoked and of the firmware, each parsed and hashed;
+    # their keyrings stay, as others link to them.
+    load_system_certificate_list load_revocation_certificate_list load_uefi_certs
     # A directory in sysfs for each built-in module.
     param_sysfs_builtin_init
     # What Mayfly leaves out by itself, as long as this list does not take its place.
