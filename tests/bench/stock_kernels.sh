@@ -75,14 +75,20 @@ left_out=(
     # Certificates, built in, revoked and of the firmware, each parsed and hashed;
     # their keyrings stay, as others link to them.
     load_system_certificate_list load_revocation_certificate_list load_uefi_certs
-    # A directory in sysfs for each built-in module.
-    param_sysfs_builtin_init
+    # A directory in sysfs for each built-in module, and for each slab cache.
+    param_sysfs_builtin_init slab_sysfs_init
+    # What BPF programs may call: each of these has the kernel parse and check its own
+    # type information (BTF), which is megabytes. TCP then has Reno in place of CUBIC.
+    cubictcp_register bpf_tcp_ca_kfunc_init bpf_dummy_struct_ops_init
+    bpf_rstat_kfunc_init bpf_key_sig_kfuncs_init bpf_kprobe_multi_kfuncs_init
+    kfunc_init cpumask_kfunc_init crypto_kfunc_init bpf_fs_kfuncs_init bpf_kfunc_init
+    bpf_prog_test_run_init
     # What Mayfly leaves out by itself, as long as this list does not take its place.
     jent_mod_init ftrace_check_for_weak_functions
 )
 options=(quiet)
 if [[ -z $plain ]]; then
-    options+=(nokaslr lsm=capability rcupdate.rcu_expedited=1
+    options+=(nokaslr lsm=capability rcupdate.rcu_expedited=1 init_on_alloc=0 psi=0
         "initcall_blacklist=$(IFS=, && echo "${left_out[*]}")")
 fi
 options+=("${more[@]}")
