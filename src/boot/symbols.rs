@@ -116,7 +116,7 @@ impl Search {
 
 fn in_elf(file: &File, address: u64) -> Option<Symbol> {
     let header = exactly(file, 0, SECTION_LEN)?;
-    if !header.starts_with(b"\x7fELF") || u8_at(&header, 4)? != elf::ELFCLASS64 as u8 {
+    if !header.starts_with(b"\x7fELF") || u8_at(&header, 4)? != elf::ELFCLASS64 {
         return None;
     }
     let sections = Sections {

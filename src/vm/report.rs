@@ -39,6 +39,8 @@ pub struct Report {
     pub hooks_planted: u64,
     /// Timer deadlines that were put off because the guest could not afford them.
     pub ticks_held_back: u64,
+    /// Instructions of user code that nobody knew how to interpret: the program got `#UD`.
+    pub undefined_in_user_mode: u64,
     /// Serial output that nobody took, in bytes.
     pub serial_lost: u64,
     /// Whether the guest's output on stdout stopped in the middle of a line.
@@ -57,6 +59,7 @@ struct Line<'a> {
     emulated: &'a BTreeMap<String, u64>,
     hooks_planted: u64,
     ticks_held_back: u64,
+    undefined_in_user_mode: u64,
     serial_lost: u64,
 }
 
@@ -73,6 +76,7 @@ impl Report {
             emulated: BTreeMap::new(),
             hooks_planted: 0,
             ticks_held_back: 0,
+            undefined_in_user_mode: 0,
             serial_lost: 0,
             line_open: false,
         }
@@ -90,6 +94,7 @@ impl Report {
             emulated: &self.emulated,
             hooks_planted: self.hooks_planted,
             ticks_held_back: self.ticks_held_back,
+            undefined_in_user_mode: self.undefined_in_user_mode,
             serial_lost: self.serial_lost,
         };
         // Only maps with keys that are not strings can fail, and there are none.
@@ -188,6 +193,7 @@ mod tests {
         assert_eq!(value["emulated"], serde_json::json!({}));
         assert_eq!(value["hooks_planted"], 0);
         assert_eq!(value["ticks_held_back"], 0);
+        assert_eq!(value["undefined_in_user_mode"], 0);
         assert_eq!(value["serial_lost"], 0);
         assert!(value.get("message").is_none());
     }

@@ -39,6 +39,8 @@ pub struct Ended {
     pub hooks_planted: u64,
     /// Timer deadlines that were put off.
     pub ticks_held_back: u64,
+    /// Instructions of user code that were not covered: the program got `#UD`.
+    pub undefined_in_user_mode: u64,
     /// What became of the serial output.
     pub output: Option<Finished>,
     /// When the guest sent its first byte, in milliseconds since the process started.
@@ -125,6 +127,7 @@ impl RunningVm {
             emulated: BTreeMap::new(),
             hooks_planted: self.hooks.as_ref().map_or(0, |hooks| hooks.planted()),
             ticks_held_back: 0,
+            undefined_in_user_mode: 0,
             output: None,
             first_serial_byte: None,
         };
@@ -137,7 +140,11 @@ impl RunningVm {
             outcome.counts.add_to(&mut ended.exits);
             ended.ticks_held_back += outcome.ticks_held_back;
             let emulated = outcome.emulator.as_ref().map(Emulator::counts);
-            for (mnemonic, count) in emulated.unwrap_or_default().by_mnemonic {
+            let emulated = emulated.unwrap_or_default();
+            ended.undefined_in_user_mode = ended
+                .undefined_in_user_mode
+                .saturating_add(emulated.undefined_in_user_mode);
+            for (mnemonic, count) in emulated.by_mnemonic {
                 *ended.emulated.entry(mnemonic).or_default() += count;
             }
         }

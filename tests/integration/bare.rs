@@ -209,7 +209,7 @@ fn hostile_pokes_do_no_harm() {
 #[test]
 fn an_uncovered_instruction_is_named_with_its_function() {
     let outcome = Mayfly::bare("uncovered").outcome();
-    outcome.printed("computing\n");
+    outcome.printed("computing");
     if let HostKind::Hardware = host_kind() {
         outcome.all_held();
         return;

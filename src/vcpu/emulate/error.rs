@@ -21,9 +21,9 @@ pub enum EmulateError {
         /// Privilege level it ran at.
         cpl: u8,
     },
-    /// The guest's paging mode is one that the page walk does not know.
+    /// The control registers name a paging mode that no processor has.
     #[error(
-        "cannot emulate an instruction at RIP {rip:#x}: the guest uses 32-bit paging; boot a 64-bit kernel"
+        "cannot emulate an instruction at RIP {rip:#x}: the guest's control registers have long mode without PAE"
     )]
     PagingMode {
         /// Where the instruction is.

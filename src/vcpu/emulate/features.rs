@@ -50,6 +50,14 @@ impl Features {
         features
     }
 
+    /// A processor that has these and no others.
+    #[cfg(test)]
+    pub fn of(present: &[CpuidFeature]) -> Self {
+        let mut features = Self([0; 4]);
+        present.iter().for_each(|feature| features.add(*feature));
+        features
+    }
+
     /// Adds one.
     pub fn add(&mut self, feature: CpuidFeature) {
         if let Some(word) = self.0.get_mut(feature as usize / 64) {

@@ -29,6 +29,8 @@ fn instruction() -> impl Strategy<Value = Vec<u8>> {
         )
             .prop_map(|(vex, byte)| vec![0xc4, 0xe2, vex, byte]),
         any::<u8>().prop_map(|byte| vec![byte]),
+        any::<u8>().prop_map(|byte| vec![0x0f, byte]),
+        any::<u8>().prop_map(|byte| vec![0x0f, 0x01, byte]),
     ];
     (
         prefix,

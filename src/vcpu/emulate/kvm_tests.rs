@@ -6,3 +6,5 @@
 mod guest;
 mod instructions;
 mod syscalls;
+mod system;
+mod user_mode;

@@ -46,6 +46,8 @@ mod paging;
 #[cfg(test)]
 mod processor;
 mod protection_keys;
+#[cfg(test)]
+mod reference_tests;
 mod registers;
 mod regs;
 mod run_ahead;
@@ -75,6 +77,7 @@ use kvm_ioctls::VcpuFd;
 
 use self::cpu::{Cpu, Host};
 use self::error::Stop;
+use self::exception::Exception;
 use self::failure::{InstructionBytes, MAX_INSTRUCTION};
 use self::hooks::{Breakpoint, VcpuHook};
 use self::paging::Kind;
@@ -98,6 +101,8 @@ pub struct EmulatorCounts {
     pub syscalls: u64,
     /// Page faults that went through the planted breakpoint to the guest.
     pub page_faults: u64,
+    /// Instructions of user code that the emulator does not know: the program got `#UD`.
+    pub undefined_in_user_mode: u64,
 }
 
 impl EmulatorCounts {
@@ -115,6 +120,7 @@ pub struct Emulator {
     host: OnceCell<Host>,
     hook: Option<VcpuHook>,
     counts: Vec<u64>,
+    undefined_in_user_mode: u64,
 }
 
 impl Emulator {
@@ -129,6 +135,7 @@ impl Emulator {
             host: OnceCell::new(),
             hook: hooks.map(VcpuHook::new),
             counts: vec![0; Mnemonic::values().len()],
+            undefined_in_user_mode: 0,
         }
     }
 
@@ -185,6 +192,11 @@ impl Emulator {
         let exception = match result {
             Ok(()) | Err(Stop::Retry) => None,
             Err(Stop::Trap(exception) | Stop::Fault(exception)) => Some(exception),
+            // An unprivileged program cannot be allowed to end the VM.
+            Err(Stop::NotCovered) if cpu.cpl() == 3 => {
+                self.undefined_in_user_mode = self.undefined_in_user_mode.wrapping_add(1);
+                Some(Exception::invalid_opcode())
+            }
             Err(Stop::NotCovered) => return Err(not_covered(&seen, &before, cpu.cpl())),
             Err(Stop::PagingMode) => {
                 return Err(EmulateError::PagingMode {
@@ -252,6 +264,7 @@ impl Emulator {
             hooks_planted: hook.map_or(0, |hook| hook.shared().planted()),
             syscalls: hook.map_or(0, |hook| hook.syscalls),
             page_faults: hook.map_or(0, |hook| hook.page_faults),
+            undefined_in_user_mode: self.undefined_in_user_mode,
         }
     }
 }
@@ -329,12 +342,11 @@ fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, counts: &mut [u64]) -> Result<
 
 /// The bytes at RIP, through the page tables: up to the first page that faults.
 fn fetch(cpu: &mut Cpu<'_>) -> Result<InstructionBytes, Stop> {
-    let base = if cpu.is_64_bit() {
-        0
+    let linear = if cpu.is_64_bit() {
+        cpu.regs.rip
     } else {
-        cpu.sregs.cs.base
+        cpu.sregs.cs.base.wrapping_add(cpu.regs.rip) & 0xffff_ffff
     };
-    let linear = base.wrapping_add(cpu.regs.rip);
     let privilege = cpu.privilege();
     let mut bytes = [0; MAX_INSTRUCTION];
     let first_page = (4096 - (linear & 0xfff) as usize).min(MAX_INSTRUCTION);
@@ -356,10 +368,22 @@ fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, St
     );
     let insn = decoder.decode();
     if insn.is_invalid() {
-        return Err(Stop::NotCovered);
+        return Err(undecodable(cpu, bytes));
     }
     cpu.regs.rip = insn.next_ip();
     Ok(insn)
+}
+
+/// `#UD` for a vector instruction with a combination of operands that the
+/// processor forbids; else nothing is known of the bytes.
+fn undecodable(cpu: &Cpu<'_>, bytes: &InstructionBytes) -> Stop {
+    let lenient = DecoderOptions::NO_INVALID_CHECK;
+    let insn = Decoder::new(cpu.bitness(), bytes.as_slice(), lenient).decode();
+    if vector::is_covered(&insn) {
+        Exception::invalid_opcode().into()
+    } else {
+        Stop::NotCovered
+    }
 }
 
 /// From an instruction to its semantics.

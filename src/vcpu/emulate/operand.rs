@@ -32,6 +32,12 @@ impl Cpu<'_> {
         self.checked(insn.memory_segment(), linear)
     }
 
+    /// The linear address of `offset` in a segment, with the same checks.
+    pub fn linear(&self, segment: Register, offset: u64) -> Result<u64, Stop> {
+        let base = self.address_part(segment).ok_or(Stop::NotCovered)?;
+        self.checked(segment, base.wrapping_add(offset))
+    }
+
     /// The linear address of element `element` of memory operand `index`, whose
     /// index register is a vector and holds `indices`.
     ///
@@ -53,12 +59,6 @@ impl Cpu<'_> {
             })
             .ok_or(Stop::NotCovered)?;
         self.checked(insn.memory_segment(), linear)
-    }
-
-    /// The linear address of `offset` in a segment, with the same checks.
-    pub fn linear(&self, segment: Register, offset: u64) -> Result<u64, Stop> {
-        let base = self.address_part(segment).ok_or(Stop::NotCovered)?;
-        self.checked(segment, base.wrapping_add(offset))
     }
 
     fn checked(&self, segment: Register, linear: u64) -> Result<u64, Stop> {

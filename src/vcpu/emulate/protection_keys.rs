@@ -8,7 +8,6 @@ use super::error::Stop;
 use super::exception::Exception;
 use super::paging::bits::CR4_PKE;
 use super::regs::mask;
-use super::state::XsaveImage;
 
 /// Component 9 of the XSAVE state is PKRU.
 const COMPONENT: u32 = 9;
@@ -16,17 +15,18 @@ const COMPONENT: u32 = 9;
 impl Cpu<'_> {
     /// The guest's PKRU: zero if that component is in its initial configuration.
     pub fn pkru(&mut self) -> Result<u32, Stop> {
-        let image = self.state.image()?;
         let place = self.host.xsave.component(COMPONENT);
+        let image = self.state.image()?;
         let in_use = image.in_use() >> COMPONENT & 1 != 0;
         Ok(place
             .filter(|_| in_use)
             .map_or(0, |place| image.number(place.offset, 4) as u32))
     }
 
-    fn set_pkru(&self, image: &mut XsaveImage, value: u32) -> Result<(), Stop> {
+    fn set_pkru(&mut self, value: u32) -> Result<(), Stop> {
         let place = self.host.xsave.component(COMPONENT);
         let place = place.ok_or(Exception::invalid_opcode())?;
+        let image = self.state.image_mut()?;
         image.put(place.offset, &value.to_le_bytes());
         image.set_in_use(image.in_use() | place.bit());
         Ok(())
@@ -44,9 +44,7 @@ pub(super) fn execute(cpu: &mut Cpu<'_>, insn: &Instruction) -> Result<(), Stop>
         return Err(Exception::general_protection().into());
     }
     if writes {
-        let mut image = cpu.state.xsave()?;
-        cpu.set_pkru(&mut image, cpu.regs.rax as u32)?;
-        return Ok(cpu.state.set_xsave(&image)?);
+        return cpu.set_pkru(cpu.regs.rax as u32);
     }
     (cpu.regs.rax, cpu.regs.rdx) = (u64::from(cpu.pkru()?), 0);
     Ok(())

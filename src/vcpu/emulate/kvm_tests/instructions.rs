@@ -194,6 +194,24 @@ fn int_2_reaches_the_handler_of_nmis() {
     assert_eq!(Guest::new(software_nmi()).run(), End::Fault(2, 0));
 }
 
+guest! { counted_late: "popcnt rax, rcx", "out 0xf4, al" }
+
+/// What [`super::super::Stop::Retry`] relies on.
+#[test]
+fn an_instruction_left_alone_is_handed_back_again() {
+    let mut guest = Guest::new(counted_late());
+    let mut regs = guest.vcpu.get_regs().unwrap();
+    regs.rcx = 0xff;
+    guest.vcpu.set_regs(&regs).unwrap();
+    if is_kvm_pvm() {
+        for _ in 0..3 {
+            let exit = guest.vcpu.run().unwrap();
+            assert!(matches!(exit, kvm_ioctls::VcpuExit::InternalError));
+        }
+    }
+    assert_eq!(guest.run(), End::Done(8));
+}
+
 guest! { vector_loop:
     "mov ecx, 2000",
     "movdqu xmm1, [0x8000]",

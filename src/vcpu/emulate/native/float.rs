@@ -75,4 +75,18 @@ stubs! {
     Evex Packed 8 256 "vrndscalepd xmm0, xmm1, imm": Vrndscalepd;
     Evex Scalar 4 256 "vrndscaless xmm0, xmm0, xmm1, imm": Vrndscaless;
     Evex Scalar 8 256 "vrndscalesd xmm0, xmm0, xmm1, imm": Vrndscalesd;
+    Sse Packed 4 256 "dpps xmm0, xmm1, imm": Dpps Vdpps;
+    Sse Packed 8 256 "dppd xmm0, xmm1, imm": Dppd Vdppd;
+    Evex Packed 4 16 "vrangeps xmm0, xmm0, xmm1, imm": Vrangeps;
+    Evex Packed 8 16 "vrangepd xmm0, xmm0, xmm1, imm": Vrangepd;
+    Evex Scalar 4 16 "vrangess xmm0, xmm0, xmm1, imm": Vrangess;
+    Evex Scalar 8 16 "vrangesd xmm0, xmm0, xmm1, imm": Vrangesd;
+    Evex Packed 4 16 "vgetmantps xmm0, xmm1, imm": Vgetmantps;
+    Evex Packed 8 16 "vgetmantpd xmm0, xmm1, imm": Vgetmantpd;
+    Evex Scalar 4 16 "vgetmantss xmm0, xmm0, xmm1, imm": Vgetmantss;
+    Evex Scalar 8 16 "vgetmantsd xmm0, xmm0, xmm1, imm": Vgetmantsd;
+    Evex Packed 4 256 "vreduceps xmm0, xmm1, imm": Vreduceps;
+    Evex Packed 8 256 "vreducepd xmm0, xmm1, imm": Vreducepd;
+    Evex Scalar 4 256 "vreducess xmm0, xmm0, xmm1, imm": Vreducess;
+    Evex Scalar 8 256 "vreducesd xmm0, xmm0, xmm1, imm": Vreducesd;
 }

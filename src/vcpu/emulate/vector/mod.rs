@@ -14,6 +14,7 @@ mod parts;
 #[cfg(test)]
 mod processor_tests;
 mod shuffle;
+mod sums;
 #[cfg(test)]
 mod tests;
 
@@ -95,6 +96,8 @@ fn semantics(mnemonic: Mnemonic) -> Option<Semantics> {
         | Vpmovswb | Vpmovuswb => convert::shorten,
         Vpcompressb | Vpcompressw | Vpcompressd | Vpcompressq | Vcompressps | Vcompresspd => convert::compress,
         Vpexpandb | Vpexpandw | Vpexpandd | Vpexpandq | Vexpandps | Vexpandpd => convert::expand,
+        Mpsadbw | Vmpsadbw => sums::of_shifted_differences,
+        Vdbpsadbw => sums::of_chosen_differences,
         Vpconflictd | Vpconflictq => convert::conflict,
         Vpternlogd | Vpternlogq => convert::ternary,
         Kmovb | Kmovw | Kmovd | Kmovq => opmask::copy,
@@ -106,6 +109,8 @@ fn semantics(mnemonic: Mnemonic) -> Option<Semantics> {
         Vpcmpb | Vpcmpub | Vpcmpw | Vpcmpuw | Vpcmpd | Vpcmpud | Vpcmpq | Vpcmpuq => opmask::compare,
         Vptestmb | Vptestmw | Vptestmd | Vptestmq | Vptestnmb | Vptestnmw | Vptestnmd
         | Vptestnmq => opmask::test_elements,
+        Vpshufbitqmb => opmask::pick_bits,
+        Vfpclassps | Vfpclasspd | Vfpclassss | Vfpclasssd => opmask::classify,
         Vpmovm2b | Vpmovm2w | Vpmovm2d | Vpmovm2q | Vpmovb2m | Vpmovw2m | Vpmovd2m | Vpmovq2m
         | Vpbroadcastmw2d | Vpbroadcastmb2q => opmask::exchange,
         _ => return None,

@@ -5,6 +5,7 @@ use iced_x86::{Mnemonic, OpKind};
 
 use super::super::cpu::Cpu;
 use super::super::error::Stop;
+use super::super::fpu;
 use super::super::regs::{rflags, set_flags};
 use super::super::vectors;
 use super::elements::{self, bits_where, from_fn, get, get_signed};
@@ -170,4 +171,57 @@ pub(super) fn exchange(cpu: &mut Cpu<'_>, op: &Operation<'_>) -> Result<(), Stop
         }),
     };
     op.finish(cpu, &value, op.len, size)
+}
+
+/// VPSHUFBITQMB: of each 64 bits, those that eight bytes number.
+pub(super) fn pick_bits(cpu: &mut Cpu<'_>, op: &Operation<'_>) -> Result<(), Stop> {
+    let (a, b) = (op.source(cpu, 1)?, op.source(cpu, 2)?);
+    let bits = bits_where(op.len, |index| {
+        get(&a, 8, index / 8) >> (get(&b, 1, index) & 63) & 1 != 0
+    });
+    op.finish_opmask(cpu, bits, op.len)
+}
+
+/// VFPCLASS: whether a number is of one of the kinds that the immediate names.
+pub(super) fn classify(cpu: &mut Cpu<'_>, op: &Operation<'_>) -> Result<(), Stop> {
+    use Mnemonic::*;
+    const DENORMALS_ARE_ZEROS: u64 = 1 << 6;
+    let mnemonic = op.insn.mnemonic();
+    let (size, fraction) = match mnemonic {
+        Vfpclassps | Vfpclassss => (4, 23),
+        _ => (8, 52),
+    };
+    let count = match mnemonic {
+        Vfpclassps | Vfpclasspd => elements::count(op.len, size),
+        _ => 1,
+    };
+    let daz = cpu.state.image()?.number(fpu::MXCSR, 4) & DENORMALS_ARE_ZEROS != 0;
+    let kinds = op.imm()?;
+    let source = op.masked_source(cpu, 1, size)?;
+    let sign = elements::bits(size) - 1;
+    let largest = first_bits(sign as usize - fraction);
+    let bits = bits_where(count, |index| {
+        let number = get(&source, size, index);
+        let negative = number >> sign & 1 != 0;
+        let exponent = number >> fraction & largest;
+        let part = number & first_bits(fraction);
+        let zero = exponent == 0 && (part == 0 || daz);
+        let infinite = exponent == largest && part == 0;
+        let quiet = part >> (fraction - 1) & 1 != 0;
+        let not_a_number = exponent == largest && part != 0;
+        let is = [
+            not_a_number && quiet,
+            zero && !negative,
+            zero && negative,
+            infinite && !negative,
+            infinite && negative,
+            exponent == 0 && !zero,
+            negative && exponent != largest && !zero,
+            not_a_number && !quiet,
+        ];
+        is.iter()
+            .enumerate()
+            .any(|(kind, is)| *is && kinds >> kind & 1 != 0)
+    });
+    op.finish_opmask(cpu, bits, count)
 }

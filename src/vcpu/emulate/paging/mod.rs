@@ -3,6 +3,14 @@
 //! KVM_TRANSLATE checks no permissions and sets no accessed or dirty bits, so
 //! the walk is made here. What the tables hold is the guest's: every address
 //! read from them is checked by [`GuestRam`], and the walk has at most five steps.
+//! 4- and 5-level paging and PAE differ in their first steps only and are here;
+//! 32-bit paging has entries of another size and is in [`legacy`].
+
+mod legacy;
+#[cfg(test)]
+mod legacy_tests;
+#[cfg(test)]
+mod tests;
 
 use kvm_bindings::kvm_sregs;
 
@@ -14,6 +22,7 @@ use crate::memory::ram::GuestRam;
 pub(super) mod bits {
     pub const CR0_WP: u64 = 1 << 16;
     pub const CR0_PG: u64 = 1 << 31;
+    pub const CR4_PSE: u64 = 1 << 4;
     pub const CR4_PAE: u64 = 1 << 5;
     pub const CR4_PGE: u64 = 1 << 7;
     pub const CR4_LA57: u64 = 1 << 12;
@@ -48,6 +57,10 @@ pub(super) mod code {
     pub const FETCH: u32 = 1 << 4;
     pub const KEY: u32 = 1 << 5;
 }
+
+const PAE_LEVELS: u32 = 3;
+/// Entry bits that long mode ignores and PAE reserves.
+const PAE_RESERVED: u64 = 0x7ff0_0000_0000_0000;
 
 /// Times a walk starts over because an entry changed under it, before the instruction is run anew.
 const MAX_RESTARTS: usize = 8;
@@ -93,7 +106,7 @@ pub(super) enum WalkError {
     Fault(Exception),
     /// Entries kept changing: another vCPU edits the same tables.
     Contended,
-    /// 32-bit or PAE paging.
+    /// Long mode without PAE, which no processor enters.
     Unsupported,
 }
 
@@ -135,33 +148,52 @@ impl<'a> Walker<'a> {
                 key: None,
             });
         }
-        let long = self.sregs.efer & bits::EFER_LMA != 0 && self.sregs.cr4 & bits::CR4_PAE != 0;
-        if !long {
+        let pae = self.sregs.cr4 & bits::CR4_PAE != 0;
+        if self.is_long() && !pae {
             return Err(WalkError::Unsupported);
         }
         for _ in 0..MAX_RESTARTS {
-            if let Some(translation) = self.walk(linear, access)? {
+            let walked = if pae {
+                self.walk(linear, access)?
+            } else {
+                self.walk_32_bit(linear, access)?
+            };
+            if let Some(translation) = walked {
                 return Ok(translation);
             }
         }
         Err(WalkError::Contended)
     }
 
+    fn is_long(&self) -> bool {
+        self.sregs.efer & bits::EFER_LMA != 0
+    }
+
+    /// Levels, the root's address and the number of its entries.
+    fn root(&self) -> (u32, u64, u64) {
+        /// PAE has its four pointers at a multiple of 32, below 4 GiB.
+        const POINTERS: u64 = 0xffff_ffe0;
+        let cr3 = self.sregs.cr3;
+        if !self.is_long() {
+            (PAE_LEVELS, cr3 & POINTERS, 4)
+        } else if self.sregs.cr4 & bits::CR4_LA57 != 0 {
+            (5, cr3 & pte::ADDRESS, 512)
+        } else {
+            (4, cr3 & pte::ADDRESS, 512)
+        }
+    }
+
     /// One descent; `None` if an entry changed before its bits could be set.
     fn walk(&self, linear: u64, access: Access) -> Result<Option<Translation>, WalkError> {
-        let levels = if self.sregs.cr4 & bits::CR4_LA57 != 0 {
-            5
-        } else {
-            4
-        };
+        let (levels, mut table, mut entries) = self.root();
         let fault = |reason| self.fault(linear, access, reason);
-        let mut table = self.sregs.cr3 & pte::ADDRESS;
         let mut path = [(0u64, 0u64); 5];
         let mut rights = pte::WRITABLE | pte::USER;
         let mut nx = false;
         for (depth, level) in (1..=levels).rev().enumerate() {
             let shift = 12 + 9 * (level - 1);
-            let at = table + ((linear >> shift) & 0x1ff) * 8;
+            let at = table + (linear >> shift) % entries * 8;
+            entries = 512;
             // A table outside RAM reads as nothing mapped, as KVM has it.
             let entry = self
                 .ram
@@ -173,12 +205,15 @@ impl<'a> Walker<'a> {
             if entry & self.reserved(level, entry) != 0 {
                 return Err(WalkError::Fault(fault(code::PRESENT | code::RESERVED)));
             }
+            table = entry & pte::ADDRESS;
+            if self.is_pointer(level) {
+                continue;
+            }
             if let Some(step) = path.get_mut(depth) {
                 *step = (at, entry);
             }
             rights &= entry;
             nx |= entry & pte::NX != 0;
-            table = entry & pte::ADDRESS;
             if level == 1 || entry & pte::LARGE != 0 {
                 if !self.permits(rights, nx, access) {
                     return Err(WalkError::Fault(fault(code::PRESENT)));
@@ -205,12 +240,19 @@ impl<'a> Walker<'a> {
         if access.privilege == Privilege::User {
             error |= code::USER;
         }
+        let pae = self.sregs.cr4 & bits::CR4_PAE != 0;
         let fetch_is_told =
-            self.sregs.efer & bits::EFER_NXE != 0 || self.sregs.cr4 & bits::CR4_SMEP != 0;
+            self.sregs.efer & bits::EFER_NXE != 0 && pae || self.sregs.cr4 & bits::CR4_SMEP != 0;
         if access.kind == Kind::Fetch && fetch_is_told {
             error |= code::FETCH;
         }
         Exception::page_fault(linear, error)
+    }
+
+    /// Whether entries at `level` are PAE's page-directory pointers, which grant and
+    /// deny nothing and have no accessed bit (SDM vol. 3 §4.4.1).
+    fn is_pointer(&self, level: u32) -> bool {
+        level == PAE_LEVELS && !self.is_long()
     }
 
     /// Reserved bits of a present entry at `level` (SDM vol. 3 tables 4-14 to 4-20).
@@ -221,13 +263,17 @@ impl<'a> Walker<'a> {
         } else {
             0
         };
+        if self.is_pointer(level) {
+            return above | PAE_RESERVED | 0x1e6 | pte::NX;
+        }
+        let unused = if self.is_long() { 0 } else { PAE_RESERVED };
         let by_level = match level {
             4 | 5 => pte::LARGE,
             3 if entry & pte::LARGE != 0 => 0x3fff_e000,
             2 if entry & pte::LARGE != 0 => 0x001f_e000,
             _ => 0,
         };
-        above | nx | by_level
+        above | nx | unused | by_level
     }
 
     /// Whether the rights that all levels grant allow the access (SDM vol. 3 §4.6.1).
@@ -255,9 +301,10 @@ impl<'a> Walker<'a> {
         access.kind == Kind::Read || writable || !write_protect
     }
 
-    /// Protection keys apply to data accesses to user pages (SDM vol. 3 §4.6.2).
+    /// Protection keys apply in long mode, to data accesses to user pages (SDM vol. 3 §4.6.2).
     fn key(&self, rights: u64, entry: u64, access: Access) -> Option<(u32, u32)> {
-        let applies = self.sregs.cr4 & bits::CR4_PKE != 0
+        let applies = self.is_long()
+            && self.sregs.cr4 & bits::CR4_PKE != 0
             && rights & pte::USER != 0
             && access.kind != Kind::Fetch;
         applies.then(|| {
@@ -283,192 +330,15 @@ impl<'a> Walker<'a> {
             if access.kind == Kind::Write && depth + 1 == path.len() {
                 wanted |= pte::DIRTY;
             }
-            if entry & wanted != wanted && !host::replace_u64(self.ram, *at, *entry, entry | wanted)
+            // A pointer of PAE has left its place empty.
+            let present = entry & pte::PRESENT != 0;
+            if present
+                && entry & wanted != wanted
+                && !host::replace_u64(self.ram, *at, *entry, entry | wanted)
             {
                 return false;
             }
         }
         true
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::testing::{END_OF_MAP, KERNEL_DATA, Machine, USER_DATA};
-    use super::*;
-
-    const READ: Access = Access {
-        kind: Kind::Read,
-        privilege: Privilege::Supervisor,
-    };
-    const WRITE: Access = Access {
-        kind: Kind::Write,
-        ..READ
-    };
-    const FETCH: Access = Access {
-        kind: Kind::Fetch,
-        ..READ
-    };
-    const USER_READ: Access = Access {
-        privilege: Privilege::User,
-        ..READ
-    };
-
-    /// The walk's outcome: the address, or the page fault's error code.
-    fn walk(machine: &Machine, linear: u64, access: Access) -> Result<u64, u32> {
-        Walker::new(&machine.ram, &machine.sregs, machine.regs.rflags, 46)
-            .translate(linear, access)
-            .map(|translation| translation.gpa)
-            .map_err(|error| match error {
-                WalkError::Fault(exception) => {
-                    assert_eq!(exception.cr2, Some(linear));
-                    exception.error_code.unwrap()
-                }
-                other => panic!("{other:?}"),
-            })
-    }
-
-    /// Maps 4 KiB at 0x40_0000 by `entry`, through a page table at 0x5000.
-    fn map_small(machine: &Machine, entry: u64) {
-        machine.ram.write_u64(0x4010, 0x5007).unwrap();
-        machine.ram.write_u64(0x5000, entry).unwrap();
-    }
-
-    #[test]
-    fn pages_of_every_size_are_found() {
-        let machine = Machine::new();
-        assert_eq!(walk(&machine, KERNEL_DATA + 5, READ), Ok(KERNEL_DATA + 5));
-        map_small(&machine, 0x7003);
-        assert_eq!(walk(&machine, END_OF_MAP + 0x123, READ), Ok(0x7123));
-        machine.ram.write_u64(0x3008, 0x4000_0083).unwrap();
-        assert_eq!(walk(&machine, 0x5234_5678, READ), Ok(0x5234_5678));
-    }
-
-    #[test]
-    fn five_levels_are_walked_with_la57() {
-        let mut machine = Machine::new();
-        machine.ram.write_u64(0x6000 + 8, 0x2007).unwrap();
-        machine.sregs.cr3 = 0x6000;
-        machine.sregs.cr4 |= bits::CR4_LA57;
-        assert_eq!(walk(&machine, 1 << 48 | KERNEL_DATA, READ), Ok(KERNEL_DATA));
-        assert_eq!(walk(&machine, KERNEL_DATA, READ), Err(0));
-    }
-
-    #[test]
-    fn accessed_and_dirty_bits_are_set() {
-        let machine = Machine::new();
-        let entry = |at| machine.ram.read_u64(at).unwrap();
-        walk(&machine, KERNEL_DATA, READ).unwrap();
-        assert_eq!([entry(0x2000), entry(0x3000)], [0x3027, 0x4027]);
-        assert_eq!(entry(0x4000), 0xa3);
-        walk(&machine, KERNEL_DATA, WRITE).unwrap();
-        assert_eq!(entry(0x4000), 0xe3);
-        assert_eq!(entry(0x3000), 0x4027, "only the leaf gets dirty");
-        assert_eq!(entry(0x4008), 0x20_0087, "nobody went there");
-    }
-
-    #[test]
-    fn a_denied_access_leaves_the_bits() {
-        let machine = Machine::new();
-        assert_eq!(walk(&machine, KERNEL_DATA, USER_READ), Err(5));
-        assert_eq!(machine.ram.read_u64(0x4000).unwrap(), 0x83);
-    }
-
-    #[test]
-    fn error_codes_tell_the_access() {
-        let mut machine = Machine::new();
-        machine.sregs.efer |= bits::EFER_NXE;
-        assert_eq!(walk(&machine, END_OF_MAP, WRITE), Err(2));
-        assert_eq!(walk(&machine, END_OF_MAP, FETCH), Err(0x10));
-        map_small(&machine, 1 << 63 | 0x7001);
-        assert_eq!(walk(&machine, END_OF_MAP, FETCH), Err(0x11));
-        machine.sregs.cr0 |= bits::CR0_WP;
-        assert_eq!(walk(&machine, END_OF_MAP, WRITE), Err(3));
-        machine.sregs.cr0 &= !bits::CR0_WP;
-        assert_eq!(walk(&machine, END_OF_MAP, WRITE), Ok(0x7000));
-    }
-
-    #[test]
-    fn smep_and_smap_guard_user_pages() {
-        let mut machine = Machine::new();
-        machine.sregs.cr4 |= bits::CR4_SMEP | bits::CR4_SMAP;
-        let implicit = Access {
-            privilege: Privilege::Implicit,
-            ..READ
-        };
-        assert_eq!(walk(&machine, USER_DATA, FETCH), Err(0x11));
-        assert_eq!(walk(&machine, USER_DATA, READ), Err(1));
-        machine.regs.rflags |= bits::RFLAGS_AC;
-        assert_eq!(walk(&machine, USER_DATA, READ), Ok(USER_DATA));
-        assert_eq!(walk(&machine, USER_DATA, implicit), Err(1));
-        assert_eq!(walk(&machine, USER_DATA, USER_READ), Ok(USER_DATA));
-    }
-
-    #[test]
-    fn reserved_bits_fault() {
-        let mut machine = Machine::new();
-        map_small(&machine, 1 << 50 | 0x7003);
-        assert_eq!(walk(&machine, END_OF_MAP, READ), Err(9));
-        machine.sregs.efer &= !bits::EFER_NXE;
-        map_small(&machine, 1 << 63 | 0x7003);
-        assert_eq!(walk(&machine, END_OF_MAP, READ), Err(9));
-        machine.ram.write_u64(0x4010, 0x2083).unwrap();
-        assert_eq!(walk(&machine, END_OF_MAP, READ), Err(9));
-    }
-
-    #[test]
-    fn protection_keys_deny_by_pkru() {
-        let mut machine = Machine::new();
-        machine.sregs.cr4 |= bits::CR4_PKE;
-        map_small(&machine, 3 << 59 | 0x7007);
-        let walker = Walker::new(&machine.ram, &machine.sregs, 2, 46);
-        let user_write = Access {
-            kind: Kind::Write,
-            privilege: Privilege::User,
-        };
-        let translation = walker.translate(END_OF_MAP, user_write).unwrap();
-        assert_eq!(translation.key, Some((3, 0x27)));
-        assert!(!walker.key_denies(0, 3, user_write));
-        assert!(walker.key_denies(1 << 6, 3, USER_READ));
-        assert!(walker.key_denies(1 << 7, 3, user_write));
-        assert!(!walker.key_denies(1 << 7, 3, USER_READ));
-    }
-
-    #[test]
-    fn tables_that_point_at_themselves_end() {
-        let mut machine = Machine::new();
-        machine.ram.write_u64(0, 3).unwrap();
-        machine.sregs.cr3 = 0;
-        assert_eq!(walk(&machine, 0x123, READ), Ok(0x123));
-    }
-
-    proptest! {
-        /// Whatever the tables and control registers hold, the walk answers.
-        #[test]
-        fn hostile_tables_never_panic(
-            entries in prop::collection::vec((0u64..0x8000, prop_oneof![any::<u64>(), Just(u64::MAX), (0u64..8).prop_map(|page| page << 12 | 7)]), 64),
-            registers in any::<[u64; 4]>(),
-            linear in any::<u64>(),
-            kind in prop_oneof![Just(Kind::Read), Just(Kind::Write), Just(Kind::Fetch)],
-        ) {
-            let mut machine = Machine::new();
-            for (at, entry) in entries {
-                machine.ram.write_u64(at & !7, entry).unwrap();
-            }
-            let [cr3, cr4, efer, flags] = registers;
-            machine.sregs.cr3 = if flags & 1 != 0 { cr3 } else { cr3 & 0x7000 };
-            machine.sregs.cr4 = cr4 | bits::CR4_PAE;
-            machine.sregs.efer = efer | bits::EFER_LMA;
-            for physical_bits in [32, 46, 52] {
-                let walker = Walker::new(&machine.ram, &machine.sregs, flags, physical_bits);
-                for privilege in [Privilege::User, Privilege::Supervisor, Privilege::Implicit] {
-                    if let Ok(found) = walker.translate(linear, Access { kind, privilege }) {
-                        prop_assert!(found.gpa < 1 << 52);
-                    }
-                }
-            }
-        }
     }
 }
