@@ -9,7 +9,7 @@
 #   --plain         only the kernel options that Mayfly chooses by itself
 #   --memory SIZE   guest memory, 256M
 #   --timeout TIME  give a kernel up after this time, 30m
-#   --keep DIR      where to leave the consoles, VERSION.log
+#   --keep DIR      where to leave the consoles, VERSION.log, and processor times
 #   --mayfly FILE   another binary than target/release/mayfly
 #
 # VERSION is 6.1 or 6.12, both if none is named. While a kernel boots its console
@@ -75,14 +75,16 @@ left_out=(
     # Certificates, built in, revoked and of the firmware, each parsed and hashed;
     # their keyrings stay, as others link to them.
     load_system_certificate_list load_revocation_certificate_list load_uefi_certs
-    # A directory in sysfs for each built-in module, and for each slab cache.
-    param_sysfs_builtin_init slab_sysfs_init
-    # What BPF programs may call: each of these has the kernel parse and check its own
-    # type information (BTF), which is megabytes. TCP then has Reno in place of CUBIC.
-    cubictcp_register bpf_tcp_ca_kfunc_init bpf_dummy_struct_ops_init
-    bpf_rstat_kfunc_init bpf_key_sig_kfuncs_init bpf_kprobe_multi_kfuncs_init
-    kfunc_init cpumask_kfunc_init crypto_kfunc_init bpf_fs_kfuncs_init bpf_kfunc_init
-    bpf_prog_test_run_init
+    # All that has the kernel's type information (BTF) parsed, five megabytes: CUBIC,
+    # so that TCP is left with Reno, and functions for BPF programs.
+    cubictcp_register kfunc_init init_subsystem bpf_kfunc_init bpf_fs_kfuncs_init
+    bpf_key_sig_kfuncs_init bpf_kprobe_multi_kfuncs_init bpf_prog_test_run_init
+    bpf_rstat_kfunc_init bpf_tcp_ca_kfunc_init bpf_dummy_struct_ops_init
+    cpumask_kfunc_init crypto_kfunc_init xdp_metadata_init
+    # A directory in sysfs for each slab cache.
+    slab_sysfs_init
+    # A directory in sysfs for each built-in module.
+    param_sysfs_builtin_init
     # What Mayfly leaves out by itself, as long as this list does not take its place.
     jent_mod_init ftrace_check_for_weak_functions
 )
@@ -106,11 +108,14 @@ seconds() { awk -v ms="${1:-}" 'BEGIN { if (ms == "") print "-"; else printf "%.
 
 status=0
 table=
+TIMEFORMAT="%U %S"
 for version in "${versions[@]}"; do
     log=$keep/$version.log
-    "$mayfly" run --json -v --timeout "$timeout" --memory "$memory" \
-        --kernel "$kernels/$version/vmlinuz" --initrd "$kernels/init.cpio" \
-        --cmdline "${options[*]}" </dev/null 2>&1 | tee "$log" >&2 || true
+    {
+        time "$mayfly" run --json -v --timeout "$timeout" --memory "$memory" \
+            --kernel "$kernels/$version/vmlinuz" --initrd "$kernels/init.cpio" \
+            --cmdline "${options[*]}" </dev/null 2>&1 | tee "$log" >&3 || true
+    } 3>&2 2>"$keep/$version.cpu"
     json=$(grep -a '^{"reason"' "$log" | tail -n 1 || true)
     [[ $json ]] || fail "mayfly gave no report; see its console above"
     reason=$(word reason <<<"$json")
@@ -118,12 +123,13 @@ for version in "${versions[@]}"; do
     release=$(sed -nE "s/^linux-image-($version\.[^[:space:]]*).*/\1/p" "$kernels/stamp")
     most=$(counts emulated <<<"$json" | head -n 5 | awk '{ printf "%s%s %s", (NR > 1 ? ", " : ""), $2, $1 }')
     table+="| $release | $reason | $(seconds "$(number userspace <<<"$json")") | $(seconds "$(number end <<<"$json")")"
+    table+=" | $(awk '{ printf "%.1f\n", $1 + $2 }' "$keep/$version.cpu")"
     held=$(number ticks_held_back <<<"$json")
     table+=" | ${held:--} | $(counts exits <<<"$json" | sum) | $(counts emulated <<<"$json" | sum) | ${most:-none} |"$'\n'
 done
 
 echo "kernel options: ${options[*]}" >&2
-echo "| kernel | end | s to userspace | s in all | ticks held back | exits | emulated | most of them |"
-echo "|---|---|---|---|---|---|---|---|"
+echo "| kernel | end | s to userspace | s in all | s of processor time | ticks held back | exits | emulated | most of them |"
+echo "|---|---|---|---|---|---|---|---|---|"
 printf '%s' "$table"
 exit "$status"
