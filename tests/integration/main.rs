@@ -16,3 +16,4 @@ mod pause;
 mod serial;
 mod startup;
 mod terminal;
+mod ticks;
