@@ -10,3 +10,4 @@ pub mod msr;
 pub mod report;
 pub mod setup;
 pub mod thread;
+pub mod tick_pacing;

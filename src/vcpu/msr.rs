@@ -28,7 +28,7 @@ pub enum MsrError {
     #[error("KVM refuses to set model-specific register {0:#x}")]
     Refused(u32),
     /// KVM_CAP_X86_USER_SPACE_MSR or KVM_X86_SET_MSR_FILTER.
-    #[error("cannot watch the system-call registers, which a kvm-pvm host needs")]
+    #[error("cannot watch the system-call and timer registers, which a kvm-pvm host needs")]
     Filter(#[source] kvm_ioctls::Error),
 }
 

@@ -18,6 +18,7 @@ use super::emulate::Emulator;
 use super::gate::GateState;
 use super::kick::KickSlot;
 use super::report;
+use super::tick_pacing::{IA32_TSC_DEADLINE, TickPacing};
 use crate::boot::Symbols;
 use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
@@ -51,6 +52,8 @@ pub struct Vcpu {
     fd: VcpuFd,
     machine: Arc<Machine>,
     emulator: Option<Emulator>,
+    /// Made when the guest first arms a timer that is watched.
+    tick_pacing: Option<TickPacing>,
     counts: ExitCounts,
 }
 
@@ -60,6 +63,8 @@ pub struct VcpuOutcome {
     pub counts: ExitCounts,
     /// The fallback emulator with its own counters, where the host needs one.
     pub emulator: Option<Emulator>,
+    /// Timer deadlines that were put off.
+    pub ticks_held_back: u64,
 }
 
 /// Whether to enter the guest again.
@@ -95,6 +100,7 @@ impl Vcpu {
             fd,
             machine,
             emulator,
+            tick_pacing: None,
             counts: ExitCounts::default(),
         }
     }
@@ -112,6 +118,7 @@ impl Vcpu {
         VcpuOutcome {
             counts: self.counts,
             emulator: self.emulator,
+            ticks_held_back: self.tick_pacing.map_or(0, |pacing| pacing.held_back()),
         }
     }
 
@@ -254,7 +261,10 @@ impl Vcpu {
     fn filtered_wrmsr(&mut self, index: u32, value: u64) -> Next {
         // No filter is installed without the emulator.
         let written = match &mut self.emulator {
-            Some(emulator) => emulator.on_wrmsr(&mut self.fd, index, value),
+            Some(_) if index == IA32_TSC_DEADLINE => self.arm_timer(value),
+            Some(emulator) => emulator
+                .on_wrmsr(&mut self.fd, index, value)
+                .map_err(|error| one_line(&error)),
             None => Ok(false),
         };
         match written {
@@ -264,11 +274,19 @@ impl Vcpu {
                 self.fd.get_kvm_run().__bindgen_anon_1.msr.error = 1;
                 Next::Enter
             }
-            Err(error) => {
-                let what = one_line(&error);
-                self.fail(&what)
-            }
+            Err(what) => self.fail(&what),
         }
+    }
+
+    /// The guest writes `deadline` to its timer; false if KVM refuses that.
+    fn arm_timer(&mut self, deadline: u64) -> Result<bool, String> {
+        let pacing = match &mut self.tick_pacing {
+            Some(pacing) => pacing,
+            none => none.insert(TickPacing::new(&self.fd).map_err(|error| one_line(&error))?),
+        };
+        pacing
+            .arm(&self.fd, deadline)
+            .map_err(|error| one_line(&error))
     }
 
     fn internal_error(&mut self) -> Next {

@@ -21,8 +21,9 @@ const PVM: [&str; 8] = [
     // Self-tests of the ciphers.
     "cryptomgr.notests",
     // Measuring how irregular the processor's timing is, for random numbers that the
-    // kernel has from RDRAND: minutes, in kernels that have it built in.
-    "initcall_blacklist=jent_mod_init",
+    // kernel has from RDRAND: minutes, in kernels that have it built in. And looking
+    // up the names of all functions that could be traced, one to two minutes.
+    "initcall_blacklist=jent_mod_init,ftrace_check_for_weak_functions",
     // Periodic work that a short-lived guest has no use for.
     "audit=0",
     "nowatchdog",

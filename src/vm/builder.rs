@@ -29,6 +29,7 @@ use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
 use crate::vcpu::cpuid::{self, Topology};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
+use crate::vcpu::tick_pacing::IA32_TSC_DEADLINE;
 use crate::vcpu::{msr, setup};
 
 /// What the user named, opened and checked; nothing has been created yet.
@@ -195,7 +196,8 @@ pub fn build(
         .interprets_kernel_code()
         .then(|| Arc::new(SharedHooks::new(ram.clone())));
     if hooks.is_some() {
-        msr::watch_writes(&vm, Emulator::filtered_msrs())?;
+        let watched = [Emulator::filtered_msrs(), &[IA32_TSC_DEADLINE]].concat();
+        msr::watch_writes(&vm, &watched)?;
     }
     let machine = Arc::new(Machine {
         pio: Arc::new(buses.pio),

@@ -78,6 +78,7 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         exits: ended.exits,
         emulated: ended.emulated,
         hooks_planted: ended.hooks_planted,
+        ticks_held_back: ended.ticks_held_back,
         undefined_in_user_mode: ended.undefined_in_user_mode,
         serial_lost: ended.output.map_or(0, |output| output.lost),
         line_open: ended.output.is_some_and(|output| output.line_open),

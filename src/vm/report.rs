@@ -37,6 +37,8 @@ pub struct Report {
     pub emulated: BTreeMap<String, u64>,
     /// Breakpoints that Mayfly planted in the guest.
     pub hooks_planted: u64,
+    /// Timer deadlines that were put off because the guest could not afford them.
+    pub ticks_held_back: u64,
     /// Instructions of user code that nobody knew how to interpret: the program got `#UD`.
     pub undefined_in_user_mode: u64,
     /// Serial output that nobody took, in bytes.
@@ -56,6 +58,7 @@ struct Line<'a> {
     exits: &'a BTreeMap<String, u64>,
     emulated: &'a BTreeMap<String, u64>,
     hooks_planted: u64,
+    ticks_held_back: u64,
     undefined_in_user_mode: u64,
     serial_lost: u64,
 }
@@ -72,6 +75,7 @@ impl Report {
             exits: BTreeMap::new(),
             emulated: BTreeMap::new(),
             hooks_planted: 0,
+            ticks_held_back: 0,
             undefined_in_user_mode: 0,
             serial_lost: 0,
             line_open: false,
@@ -89,6 +93,7 @@ impl Report {
             exits: &self.exits,
             emulated: &self.emulated,
             hooks_planted: self.hooks_planted,
+            ticks_held_back: self.ticks_held_back,
             undefined_in_user_mode: self.undefined_in_user_mode,
             serial_lost: self.serial_lost,
         };
@@ -187,6 +192,7 @@ mod tests {
         assert_eq!(value["exits"]["io-out"], 7);
         assert_eq!(value["emulated"], serde_json::json!({}));
         assert_eq!(value["hooks_planted"], 0);
+        assert_eq!(value["ticks_held_back"], 0);
         assert_eq!(value["undefined_in_user_mode"], 0);
         assert_eq!(value["serial_lost"], 0);
         assert!(value.get("message").is_none());

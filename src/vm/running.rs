@@ -42,6 +42,8 @@ pub struct Ended {
     pub emulated: BTreeMap<String, u64>,
     /// Breakpoints planted in the guest.
     pub hooks_planted: u64,
+    /// Timer deadlines that were put off.
+    pub ticks_held_back: u64,
     /// Instructions of user code that were not covered: the program got `#UD`.
     pub undefined_in_user_mode: u64,
     /// What became of the serial output.
@@ -149,6 +151,7 @@ impl RunningVm {
             exits: BTreeMap::new(),
             emulated: BTreeMap::new(),
             hooks_planted: self.hooks.as_ref().map_or(0, |hooks| hooks.planted()),
+            ticks_held_back: 0,
             undefined_in_user_mode: 0,
             output: None,
             first_serial_byte: None,
@@ -160,6 +163,7 @@ impl RunningVm {
         }
         for outcome in &outcomes {
             outcome.counts.add_to(&mut ended.exits);
+            ended.ticks_held_back += outcome.ticks_held_back;
             let emulated = outcome.emulator.as_ref().map(Emulator::counts);
             let emulated = emulated.unwrap_or_default();
             ended.undefined_in_user_mode = ended

@@ -9,7 +9,7 @@
 #   --plain         only the kernel options that Mayfly chooses by itself
 #   --memory SIZE   guest memory, 256M
 #   --timeout TIME  give a kernel up after this time, 30m
-#   --keep DIR      where to leave the consoles, VERSION.log
+#   --keep DIR      where to leave the consoles, VERSION.log, and processor times
 #   --mayfly FILE   another binary than target/release/mayfly
 #
 # VERSION is 6.1 or 6.12, both if none is named. While a kernel boots its console
@@ -108,11 +108,14 @@ seconds() { awk -v ms="${1:-}" 'BEGIN { if (ms == "") print "-"; else printf "%.
 
 status=0
 table=
+TIMEFORMAT="%U %S"
 for version in "${versions[@]}"; do
     log=$keep/$version.log
-    "$mayfly" run --json -v --timeout "$timeout" --memory "$memory" \
-        --kernel "$kernels/$version/vmlinuz" --initrd "$kernels/init.cpio" \
-        --cmdline "${options[*]}" </dev/null 2>&1 | tee "$log" >&2 || true
+    {
+        time "$mayfly" run --json -v --timeout "$timeout" --memory "$memory" \
+            --kernel "$kernels/$version/vmlinuz" --initrd "$kernels/init.cpio" \
+            --cmdline "${options[*]}" </dev/null 2>&1 | tee "$log" >&3 || true
+    } 3>&2 2>"$keep/$version.cpu"
     json=$(grep -a '^{"reason"' "$log" | tail -n 1 || true)
     [[ $json ]] || fail "mayfly gave no report; see its console above"
     reason=$(word reason <<<"$json")
@@ -120,12 +123,13 @@ for version in "${versions[@]}"; do
     release=$(sed -nE "s/^linux-image-($version\.[^[:space:]]*).*/\1/p" "$kernels/stamp")
     most=$(counts emulated <<<"$json" | head -n 5 | awk '{ printf "%s%s %s", (NR > 1 ? ", " : ""), $2, $1 }')
     table+="| $release | $reason | $(seconds "$(number userspace <<<"$json")") | $(seconds "$(number end <<<"$json")")"
+    table+=" | $(awk '{ printf "%.1f\n", $1 + $2 }' "$keep/$version.cpu")"
     held=$(number ticks_held_back <<<"$json")
     table+=" | ${held:--} | $(counts exits <<<"$json" | sum) | $(counts emulated <<<"$json" | sum) | ${most:-none} |"$'\n'
 done
 
 echo "kernel options: ${options[*]}" >&2
-echo "| kernel | end | s to userspace | s in all | ticks held back | exits | emulated | most of them |"
-echo "|---|---|---|---|---|---|---|---|"
+echo "| kernel | end | s to userspace | s in all | s of processor time | ticks held back | exits | emulated | most of them |"
+echo "|---|---|---|---|---|---|---|---|---|"
 printf '%s' "$table"
 exit "$status"

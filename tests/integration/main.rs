@@ -17,3 +17,4 @@ mod pause;
 mod serial;
 mod startup;
 mod terminal;
+mod ticks;

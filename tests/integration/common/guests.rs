@@ -33,6 +33,7 @@ const SHARED: &[(&str, &str)] = sources![
 const GUESTS: &[(&str, &str)] = sources![
     "boot_linux64.S",
     "boot_pvh.S",
+    "deadline_ticks.S",
     "exit_loop.S",
     "hello.S",
     "hostile.S",
