@@ -8,3 +8,4 @@ mod instructions;
 mod syscalls;
 mod system;
 mod user_mode;
+mod vectors;

@@ -10,11 +10,14 @@
 //!                                                   │  operand, regs      registers
 //!                                                   │  memory ─► paging   linear → RAM or device
 //!                                                   │  state              FPU, XCR0, MSRs by ioctl
+//!                                                   │  native             stubs that the processor executes
 //!                                     registers ◄───┴► exception          what the guest gets instead
+//! ahead    after a vector instruction, those that follow as well
 //! hooks    the planted breakpoint by which SYSCALL is completed
 //! ```
 //!
-//! A new instruction is a line in [`dispatch`] and a function in its family.
+//! A new instruction is a line in [`dispatch`] and a function in its family; on
+//! vectors, a row in a table of [`native`] or a line in [`vector`].
 
 mod amx;
 mod bases;
@@ -72,7 +75,7 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic};
 use kvm_ioctls::VcpuFd;
 
 use self::cpu::{Cpu, Host};
@@ -342,11 +345,7 @@ fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, counts: &mut [u64]) -> Result<
 
 /// The bytes at RIP, through the page tables: up to the first page that faults.
 fn fetch(cpu: &mut Cpu<'_>) -> Result<InstructionBytes, Stop> {
-    let linear = if cpu.is_64_bit() {
-        cpu.regs.rip
-    } else {
-        cpu.sregs.cs.base.wrapping_add(cpu.regs.rip) & 0xffff_ffff
-    };
+    let linear = code_address(cpu, 0);
     let privilege = cpu.privilege();
     let mut bytes = [0; MAX_INSTRUCTION];
     let first_page = (4096 - (linear & 0xfff) as usize).min(MAX_INSTRUCTION);
@@ -356,6 +355,16 @@ fn fetch(cpu: &mut Cpu<'_>) -> Result<InstructionBytes, Stop> {
     let whole = cpu.read_as(next, later, Kind::Fetch, privilege).is_ok();
     let len = if whole { MAX_INSTRUCTION } else { first_page };
     Ok(InstructionBytes::new(bytes.get(..len).unwrap_or(&bytes)))
+}
+
+/// The linear address `offset` bytes beyond RIP.
+fn code_address(cpu: &Cpu<'_>, offset: usize) -> u64 {
+    let at = cpu.regs.rip.wrapping_add(offset as u64);
+    if cpu.is_64_bit() {
+        at
+    } else {
+        cpu.sregs.cs.base.wrapping_add(at) & 0xffff_ffff
+    }
 }
 
 /// Decodes, and moves RIP past the instruction.
@@ -368,18 +377,29 @@ fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, St
     );
     let insn = decoder.decode();
     if insn.is_invalid() {
-        return Err(undecodable(cpu, bytes));
+        return Err(undecodable(cpu, bytes, decoder.last_error()));
     }
     cpu.regs.rip = insn.next_ip();
     Ok(insn)
 }
 
-/// `#UD` for a vector instruction with a combination of operands that the
-/// processor forbids; else nothing is known of the bytes.
-fn undecodable(cpu: &Cpu<'_>, bytes: &InstructionBytes) -> Stop {
+/// What stops bytes that are no instruction: the fault of the page that the rest
+/// of one would be in, `#UD` for VEX and EVEX encodings that the processor
+/// reserves or forbids; of others nothing is known.
+fn undecodable(cpu: &mut Cpu<'_>, bytes: &InstructionBytes, error: DecoderError) -> Stop {
+    const VEX_OR_EVEX: [u8; 3] = [0xc4, 0xc5, 0x62];
+    let len = bytes.as_slice().len();
+    if error == DecoderError::NoMoreBytes {
+        let next = code_address(cpu, len);
+        let privilege = cpu.privilege();
+        let rest = cpu.read_as(next, &mut [0], Kind::Fetch, privilege);
+        return rest.err().unwrap_or(Stop::NotCovered);
+    }
+    let first = bytes.first().unwrap_or(0);
     let lenient = DecoderOptions::NO_INVALID_CHECK;
     let insn = Decoder::new(cpu.bitness(), bytes.as_slice(), lenient).decode();
-    if vector::is_covered(&insn) {
+    let is_vector = cpu.is_64_bit() && VEX_OR_EVEX.contains(&first);
+    if is_vector || vector::is_covered(&insn) {
         Exception::invalid_opcode().into()
     } else {
         Stop::NotCovered

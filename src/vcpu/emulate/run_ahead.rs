@@ -37,13 +37,14 @@ pub(super) fn run(cpu: &mut Cpu<'_>, counts: &mut [u64]) -> Result<(), Stop> {
     let mut code = Code::default();
     let mut tail = 0;
     for _ in 0..MAX_INSTRUCTIONS {
-        let before = (cpu.regs, cpu.sregs);
+        // Nothing executed here writes system registers.
+        let before = cpu.regs;
         match next(cpu, &mut code, counts) {
             Ok(Next::Vector) => tail = 0,
             Ok(Next::Everyday) => tail += 1,
             Err(Stop::Trap(exception)) => return Err(Stop::Trap(exception)),
             Err(stop) => {
-                (cpu.regs, cpu.sregs) = before;
+                cpu.regs = before;
                 return match stop {
                     Stop::Fault(_) | Stop::Failed(_) => Err(stop),
                     // KVM's turn, or to be tried anew.

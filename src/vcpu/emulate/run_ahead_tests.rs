@@ -122,3 +122,31 @@ fn code_is_read_when_it_is_reached() {
     assert!(result.is_ok());
     assert_eq!(stopped, 4);
 }
+
+#[test]
+fn an_instruction_that_runs_into_an_unmapped_page_faults_there() {
+    let mut machine = Machine::new();
+    // The first two bytes of PADDQ, at the end of what is mapped.
+    machine.ram.write(END_OF_MAP - 2, &[0x66, 0x0f]).unwrap();
+    machine.regs.rip = END_OF_MAP - 2;
+    let outcome = machine.run_at_rip();
+    let fault = super::sandbox::Outcome::Fault {
+        vector: 14,
+        error: Some(0x10),
+        cr2: Some(END_OF_MAP),
+    };
+    assert_eq!(format!("{outcome:?}"), format!("{fault:?}"));
+}
+
+#[test]
+fn the_sandbox_runs_ahead_as_well() {
+    let mut machine = Machine::new();
+    machine.ram.write(RIP, ahead_fault()).unwrap();
+    machine.regs.rdx = END_OF_MAP;
+    let outcome = machine.run_ahead();
+    assert!(
+        matches!(outcome, super::sandbox::Outcome::Fault { vector: 14, .. }),
+        "{outcome:?}"
+    );
+    assert_eq!((machine.regs.rip, machine.sregs.cr2), (RIP + 7, END_OF_MAP));
+}

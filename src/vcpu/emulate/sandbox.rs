@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
+use iced_x86::Mnemonic;
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
 use super::cpu::{Cpu, Host};
@@ -14,7 +15,7 @@ use super::error::{EmulateError, Stop};
 use super::exception::Exception;
 use super::failure::InstructionBytes;
 use super::state::{IMAGE_SIZE, VcpuState, XsaveImage};
-use super::{decode, dispatch, fetch};
+use super::{decode, dispatch, fetch, run_ahead};
 use crate::devices::bus::Bus;
 use crate::memory::ram::{GuestRam, MemoryError};
 
@@ -185,6 +186,18 @@ impl Sandbox {
         })
     }
 
+    /// Executes instructions at RIP as the emulator does after one on vectors: up to
+    /// one that is KVM's to execute, a fault, or a bound of some thousands.
+    ///
+    /// [`Outcome::Done`] wherever it stops without a fault, even at once.
+    pub fn run_ahead(&mut self) -> Outcome {
+        let mut counts = vec![0; Mnemonic::values().len()];
+        let mut cpu = self.cpu();
+        let result = run_ahead::run(&mut cpu, &mut counts);
+        self.regs = cpu.regs;
+        self.outcome(result)
+    }
+
     /// Takes over what the instruction has done, as far as its end allows.
     fn finish(&mut self, instruction: impl FnOnce(&mut Cpu<'_>) -> Result<(), Stop>) -> Outcome {
         let mut cpu = self.cpu();
@@ -193,6 +206,10 @@ impl Sandbox {
         if matches!(result, Ok(()) | Err(Stop::Trap(_))) {
             (self.regs, self.sregs) = (regs, sregs);
         }
+        self.outcome(result)
+    }
+
+    fn outcome(&mut self, result: Result<(), Stop>) -> Outcome {
         match result {
             Ok(()) => Outcome::Done,
             Err(Stop::Fault(exception)) => self.fault(exception),

@@ -86,6 +86,10 @@ impl Cpu<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use crate::devices::BusDevice;
+
     use super::super::exception::Exception;
     use super::super::testing::{END_OF_MAP, KERNEL_DATA, Machine, USER_DATA, assemble};
 
@@ -136,6 +140,44 @@ mod tests {
                 "{start:#x}"
             );
         }
+    }
+
+    /// One register, and the sizes of the accesses to it.
+    #[derive(Default)]
+    struct Counter {
+        value: u64,
+        reads: Vec<usize>,
+        writes: Vec<usize>,
+    }
+
+    impl BusDevice for Counter {
+        fn read(&mut self, _: u64, data: &mut [u8]) {
+            data.copy_from_slice(&self.value.to_le_bytes()[..data.len()]);
+            self.reads.push(data.len());
+        }
+        fn write(&mut self, _: u64, data: &[u8]) {
+            self.value = u64::from(u32::from_le_bytes(data.try_into().unwrap()));
+            self.writes.push(data.len());
+        }
+    }
+
+    #[test]
+    fn a_device_is_read_and_written_once() {
+        let mut machine = at(0xd000_0010);
+        let device = Arc::new(Mutex::new(Counter::default()));
+        machine
+            .bus
+            .insert(0xd000_0000, 0x1000, device.clone())
+            .unwrap();
+        machine.ram.write_u64(0x3018, 0xc000_0083).unwrap();
+        machine.regs.rcx = 6;
+        device.lock().unwrap().value = 1;
+        machine.run(plain_or()).unwrap();
+        let device = device.lock().unwrap();
+        assert_eq!(
+            (device.value, &device.reads, &device.writes),
+            (7, &vec![4], &vec![4])
+        );
     }
 
     #[test]

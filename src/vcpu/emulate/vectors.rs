@@ -67,15 +67,18 @@ fn uses_opmasks(insn: &Instruction) -> bool {
 /// among its registers and its memory operand.
 pub(super) fn length(insn: &Instruction) -> usize {
     use MemorySize::{
-        Broadcast256_Float64, Broadcast256_Int64, Broadcast256_UInt64, Broadcast512_Float64,
-        Broadcast512_Int64, Broadcast512_UInt64,
+        Broadcast256_Float32, Broadcast256_Float64, Broadcast256_Int64, Broadcast256_UInt64,
+        Broadcast512_Float32, Broadcast512_Float64, Broadcast512_Int64, Broadcast512_UInt64,
     };
-    let memory = match insn.memory_size() {
-        // Conversions to shorter elements: the destination does not tell.
-        Broadcast256_Float64 | Broadcast256_Int64 | Broadcast256_UInt64 => 32,
-        Broadcast512_Float64 | Broadcast512_Int64 | Broadcast512_UInt64 => 64,
-        size => size.size(),
-    };
+    let memory =
+        match insn.memory_size() {
+            // Conversions to shorter elements and to opmasks: the destination does not tell.
+            Broadcast256_Float32 | Broadcast256_Float64 | Broadcast256_Int64
+            | Broadcast256_UInt64 => 32,
+            Broadcast512_Float32 | Broadcast512_Float64 | Broadcast512_Int64
+            | Broadcast512_UInt64 => 64,
+            size => size.size(),
+        };
     (0..insn.op_count())
         .filter(|index| insn.op_kind(*index) == OpKind::Register)
         .map(|index| insn.op_register(index))

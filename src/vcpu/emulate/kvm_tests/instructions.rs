@@ -211,28 +211,3 @@ fn an_instruction_left_alone_is_handed_back_again() {
     }
     assert_eq!(guest.run(), End::Done(8));
 }
-
-guest! { vector_loop:
-    "mov ecx, 2000",
-    "movdqu xmm1, [0x8000]",
-    "2: paddq xmm1, xmm1",
-    "pshufd xmm1, xmm1, 0x4e",
-    "dec ecx",
-    "jnz 2b",
-    "movdqu [0x8010], xmm1",
-    "mov rax, [0x8018]",
-    "out 0xf4, al",
-}
-
-#[test]
-fn a_loop_of_vector_instructions_costs_few_exits() {
-    let mut guest = Guest::new(vector_loop());
-    guest.ram.write_u64(DATA, 1 << 63 | 1).unwrap();
-    guest.ram.write_u64(DATA + 8, 5).unwrap();
-    assert_eq!(guest.run(), End::Done(0), "all bits have been shifted out");
-    if is_kvm_pvm() {
-        let executed = guest.counts().instructions();
-        eprintln!("{executed} instructions, {} exits", guest.failures);
-        assert!(guest.failures < 20, "{} exits", guest.failures);
-    }
-}

@@ -55,3 +55,29 @@ fn they_fault_as_the_processor_does() {
     let mut guest = Guest::new(clflush_unmapped());
     assert_eq!(guest.run(), End::Fault(14, 0x4000_0000));
 }
+
+guest! { segment_bases:
+    "mov rax, cr4", "or eax, 0x10000", "mov cr4, rax",
+    "mov rax, 0x123456789000", "wrfsbase rax",
+    "mov ecx, 0xc0000100", "rdmsr", "shl rdx, 32", "or rax, rdx", "mov [0x8000], rax",
+    "mov eax, 0x8100", "wrgsbase rax", "mov qword ptr gs:[0x10], 0x77",
+    "mov ecx, 0xc0000102", "mov eax, 0x8200", "xor edx, edx", "wrmsr",
+    "swapgs", "mov qword ptr gs:[0x10], 0x88",
+    "rdgsbase rax", "swapgs", "rdgsbase rdx", "shl rdx, 32", "or rax, rdx",
+    "out 0xf4, al",
+}
+
+#[test]
+fn segment_bases_are_written_and_read() {
+    const FSGSBASE: u32 = 1;
+    if std::arch::x86_64::__cpuid_count(7, 0).ebx & FSGSBASE == 0 {
+        return;
+    }
+    let mut guest = Guest::new(segment_bases());
+    assert_eq!(guest.run(), End::Done(0x8100_0000_8200));
+    assert_eq!(guest.word(DATA), 0x1234_5678_9000);
+    assert_eq!(
+        (guest.word(DATA + 0x110), guest.word(DATA + 0x210)),
+        (0x77, 0x88)
+    );
+}

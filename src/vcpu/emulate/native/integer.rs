@@ -20,7 +20,7 @@ stubs! {
     Sse Packed 1 1 "psignb xmm0, xmm1": Psignb Vpsignb;
     Sse Packed 1 1 "pcmpeqb xmm0, xmm1": Pcmpeqb Vpcmpeqb;
     Sse Packed 1 1 "pcmpgtb xmm0, xmm1": Pcmpgtb Vpcmpgtb;
-    Sse Packed 1 1 "pshufb xmm0, xmm1": Pshufb Vpshufb;
+    Sse Mixed 1 1 "pshufb xmm0, xmm1": Pshufb Vpshufb;
     Sse Packed 2 1 "paddw xmm0, xmm1": Paddw Vpaddw;
     Sse Packed 2 1 "psubw xmm0, xmm1": Psubw Vpsubw;
     Sse Packed 2 1 "paddsw xmm0, xmm1": Paddsw Vpaddsw;
@@ -40,7 +40,7 @@ stubs! {
     Sse Packed 2 1 "pmulhw xmm0, xmm1": Pmulhw Vpmulhw;
     Sse Packed 2 1 "pmulhuw xmm0, xmm1": Pmulhuw Vpmulhuw;
     Sse Packed 2 1 "pmulhrsw xmm0, xmm1": Pmulhrsw Vpmulhrsw;
-    Sse Packed 2 1 "pmaddubsw xmm0, xmm1": Pmaddubsw Vpmaddubsw;
+    Sse Mixed 2 1 "pmaddubsw xmm0, xmm1": Pmaddubsw Vpmaddubsw;
     Sse Packed 2 1 "phaddw xmm0, xmm1": Phaddw Vphaddw;
     Sse Packed 2 1 "phaddsw xmm0, xmm1": Phaddsw Vphaddsw;
     Sse Packed 2 1 "phsubw xmm0, xmm1": Phsubw Vphsubw;
@@ -57,7 +57,7 @@ stubs! {
     Sse Packed 4 1 "pcmpeqd xmm0, xmm1": Pcmpeqd Vpcmpeqd;
     Sse Packed 4 1 "pcmpgtd xmm0, xmm1": Pcmpgtd Vpcmpgtd;
     Sse Packed 4 1 "pmulld xmm0, xmm1": Pmulld Vpmulld;
-    Sse Packed 4 1 "pmaddwd xmm0, xmm1": Pmaddwd Vpmaddwd;
+    Sse Mixed 4 1 "pmaddwd xmm0, xmm1": Pmaddwd Vpmaddwd;
     Sse Packed 4 1 "phaddd xmm0, xmm1": Phaddd Vphaddd;
     Sse Packed 4 1 "phsubd xmm0, xmm1": Phsubd Vphsubd;
     Sse Packed 8 1 "paddq xmm0, xmm1": Paddq Vpaddq;

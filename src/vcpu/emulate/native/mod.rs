@@ -21,24 +21,23 @@
 //! Floating-point exceptions that the guest has not masked become `#XM`.
 
 mod call;
+mod control;
 mod convert;
 mod crypto;
 mod float;
 mod fused;
 mod integer;
 mod table;
-#[cfg(test)]
-mod tests;
 mod variable;
 
-use iced_x86::{CpuidFeature, Instruction, Mnemonic, RoundingControl};
+use iced_x86::{CpuidFeature, Instruction, Mnemonic};
 
 use self::call::Frame;
+use self::control::Control;
 use self::table::{Found, Index, Kind, Needs, Table};
 use super::cpu::Cpu;
 use super::error::Stop;
 use super::exception::Exception;
-use super::fpu;
 use super::regs::{rflags, set_flags};
 use super::vector::elements;
 use super::vector::operation::Operation;
@@ -54,14 +53,6 @@ const TABLES: [&Table; 6] = [
 ];
 
 static INDEX: Index = Index::new(&TABLES);
-
-const MXCSR_FLAGS: u32 = 0x3f;
-const MXCSR_MASKS: u32 = 0x1f80;
-const MXCSR_ROUNDING: u32 = 0x6000;
-/// Exception flags, masks, rounding, DAZ and FTZ: what every 64-bit processor takes.
-const MXCSR_ALL: u32 = 0xffff;
-const PRECISION: u32 = 1 << 5;
-const CR4_OSXMMEXCPT: u64 = 1 << 10;
 
 /// The stubs of an instruction, if it is one of those executed natively.
 pub(super) fn find(mnemonic: Mnemonic) -> Option<Found> {
@@ -231,54 +222,19 @@ fn run(
         Kind::ToGeneral => usize::from(cpu.operand_size(op.insn, 0) == 8),
         _ => op.immediate().unwrap_or(0).into(),
     };
-    let guest = if row.float {
-        cpu.state.image()?.number(fpu::MXCSR, 4) as u32
-    } else {
-        0
+    let control = match row.float {
+        true => Some(Control::of(cpu, op, row)?),
+        false => None,
     };
-    let (rounding, silent, ignored) = rounding(op, row.kind);
-    let mode = rounding.unwrap_or(guest & MXCSR_ROUNDING);
-    frame.mxcsr = guest & MXCSR_ALL & !(MXCSR_FLAGS | MXCSR_ROUNDING) | mode | MXCSR_MASKS;
+    if let Some(control) = &control {
+        frame.mxcsr = control.while_running();
+    }
     // SAFETY: the guest's instruction and the stub's need what this processor has,
     // as was asked in `execute` and `Operation::new`; MXCSR is as demanded.
     unsafe { call::call(found.stub(which), frame, pieces) };
-    if silent || !row.float {
-        return Ok(None);
-    }
-    let raised = frame.mxcsr & MXCSR_FLAGS & !ignored;
-    if raised & !guest != 0 {
-        fpu::set_mxcsr(cpu.state.image_mut()?, guest | raised);
-    }
-    if raised & !(guest >> 7) == 0 {
-        return Ok(None);
-    }
-    Ok(Some(if cpu.sregs.cr4 & CR4_OSXMMEXCPT != 0 {
-        Exception::simd_floating_point()
-    } else {
-        Exception::invalid_opcode()
-    }))
-}
-
-/// The rounding mode that the instruction brings itself, whether it raises
-/// nothing at all, and which flags it never raises.
-fn rounding(op: &Operation<'_>, kind: Kind) -> (Option<u32>, bool, u32) {
-    let mode = |mode: u32| Some(mode << 13);
-    let embedded = match op.insn.rounding_control() {
-        RoundingControl::None => None,
-        RoundingControl::RoundToNearest => mode(0),
-        RoundingControl::RoundDown => mode(1),
-        RoundingControl::RoundUp => mode(2),
-        RoundingControl::RoundTowardZero => mode(3),
-    };
-    let silent = embedded.is_some() || op.insn.suppress_all_exceptions();
-    let immediate = u32::from(op.immediate().unwrap_or(0));
-    match kind {
-        Kind::Round | Kind::RoundScalar | Kind::RoundNarrow => {
-            let own = (immediate & 4 == 0).then_some((immediate & 3) << 13);
-            let exact = kind != Kind::RoundNarrow && immediate & 8 != 0;
-            (own, silent, if exact { PRECISION } else { 0 })
-        }
-        _ => (embedded, silent, 0),
+    match control {
+        Some(control) => control.raise(cpu, op, row, frame),
+        None => Ok(None),
     }
 }
 

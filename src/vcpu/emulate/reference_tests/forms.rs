@@ -185,10 +185,10 @@ macro_rules! forms {
 
 /// Legacy SSE: destination (which may be a source) and a source, with what follows (an immediate).
 macro_rules! sse {
-    ($m:literal) => {
+    ($m:expr) => {
         sse!($m, "")
     };
-    ($m:literal, $imm:literal) => {
+    ($m:expr, $imm:literal) => {
         forms![
             concat!($m, " xmm1, xmm4", $imm),
             concat!($m, " xmm9, xmm12", $imm),
@@ -198,16 +198,17 @@ macro_rules! sse {
     };
 }
 
-/// VEX, two sources.
+/// VEX, two sources. Not with a second source past 7 beside a first one below 8: where
+/// they commute, the assembler exchanges those for a shorter encoding.
 macro_rules! vex {
-    ($m:literal) => {
+    ($m:expr) => {
         vex!($m, "")
     };
-    ($m:literal, $imm:literal) => {
+    ($m:expr, $imm:literal) => {
         forms![
             concat!($m, " xmm1, xmm3, xmm4", $imm),
             concat!($m, " xmm9, xmm12, xmmword ptr [rdi]", $imm),
-            concat!($m, " ymm5, ymm3, ymm14", $imm),
+            concat!($m, " ymm5, ymm13, ymm14", $imm),
             concat!($m, " ymm8, ymm8, ymmword ptr [rdi + 32]", $imm),
             concat!($m, " ymm7, ymm7, ymm7", $imm),
         ]
@@ -216,10 +217,10 @@ macro_rules! vex {
 
 /// VEX, one source.
 macro_rules! vex_unary {
-    ($m:literal) => {
+    ($m:expr) => {
         vex_unary!($m, "")
     };
-    ($m:literal, $imm:literal) => {
+    ($m:expr, $imm:literal) => {
         forms![
             concat!($m, " xmm1, xmm3", $imm),
             concat!($m, " xmm9, xmmword ptr [rdi]", $imm),
@@ -231,8 +232,8 @@ macro_rules! vex_unary {
 
 /// EVEX, two sources.
 macro_rules! evex {
-    ($m:literal) => { evex!($m, "") };
-    ($m:literal, $imm:literal) => {
+    ($m:expr) => { evex!($m, "") };
+    ($m:expr, $imm:literal) => {
         forms![
             concat!($m, " zmm1, zmm3, zmm24", $imm),
             concat!($m, " zmm17 {k2}, zmm30, zmm4", $imm),
@@ -249,8 +250,8 @@ macro_rules! evex {
 
 /// EVEX, one source.
 macro_rules! evex_unary {
-    ($m:literal) => { evex_unary!($m, "") };
-    ($m:literal, $imm:literal) => {
+    ($m:expr) => { evex_unary!($m, "") };
+    ($m:expr, $imm:literal) => {
         forms![
             concat!($m, " zmm1, zmm24", $imm),
             concat!($m, " zmm17 {k2}, zmm4", $imm),
@@ -265,11 +266,11 @@ macro_rules! evex_unary {
 
 /// EVEX, two sources, the second an element of memory that is broadcast.
 macro_rules! broadcast {
-    ($m:literal, dword) => { broadcast!($m, dword, "") };
-    ($m:literal, qword) => { broadcast!($m, qword, "") };
-    ($m:literal, dword, $imm:literal) => { broadcast!($m, "dword", "16", "8", "4", $imm) };
-    ($m:literal, qword, $imm:literal) => { broadcast!($m, "qword", "8", "4", "2", $imm) };
-    ($m:literal, $size:literal, $z:literal, $y:literal, $x:literal, $imm:literal) => {
+    ($m:expr, dword) => { broadcast!($m, dword, "") };
+    ($m:expr, qword) => { broadcast!($m, qword, "") };
+    ($m:expr, dword, $imm:literal) => { broadcast!($m, "dword", "16", "8", "4", $imm) };
+    ($m:expr, qword, $imm:literal) => { broadcast!($m, "qword", "8", "4", "2", $imm) };
+    ($m:expr, $size:literal, $z:literal, $y:literal, $x:literal, $imm:literal) => {
         forms![
             concat!($m, " zmm1, zmm3, ", $size, " ptr [rdi]{1to", $z, "}", $imm),
             concat!($m, " zmm19 {k1}, zmm3, ", $size, " ptr [rdi + 8]{1to", $z, "}", $imm),
@@ -281,11 +282,11 @@ macro_rules! broadcast {
 
 /// EVEX, one source, an element of memory that is broadcast.
 macro_rules! broadcast_unary {
-    ($m:literal, dword) => { broadcast_unary!($m, dword, "") };
-    ($m:literal, qword) => { broadcast_unary!($m, qword, "") };
-    ($m:literal, dword, $imm:literal) => { broadcast_unary!($m, "dword", "16", "8", "4", $imm) };
-    ($m:literal, qword, $imm:literal) => { broadcast_unary!($m, "qword", "8", "4", "2", $imm) };
-    ($m:literal, $size:literal, $z:literal, $y:literal, $x:literal, $imm:literal) => {
+    ($m:expr, dword) => { broadcast_unary!($m, dword, "") };
+    ($m:expr, qword) => { broadcast_unary!($m, qword, "") };
+    ($m:expr, dword, $imm:literal) => { broadcast_unary!($m, "dword", "16", "8", "4", $imm) };
+    ($m:expr, qword, $imm:literal) => { broadcast_unary!($m, "qword", "8", "4", "2", $imm) };
+    ($m:expr, $size:literal, $z:literal, $y:literal, $x:literal, $imm:literal) => {
         forms![
             concat!($m, " zmm1, ", $size, " ptr [rdi]{1to", $z, "}", $imm),
             concat!($m, " zmm19 {k1}, ", $size, " ptr [rdi + 8]{1to", $z, "}", $imm),

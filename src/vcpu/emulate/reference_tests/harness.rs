@@ -36,7 +36,7 @@ pub const FLOAT: Isa = Isa {
     ..INTEGER
 };
 
-const INPUTS_PER_FORM: u64 = 12;
+const INPUTS_PER_FORM: u64 = 8;
 const FLAGS: u64 = 0x8d5;
 /// The memory that operands are in, around the end of a page.
 const WINDOW: u64 = KERNEL_DATA + 0xe00;
@@ -73,6 +73,11 @@ fn vector_size(operand: &Operand) -> usize {
 
 /// Runs each form on many inputs; all wrong ones of the list are told together.
 pub fn check(forms: &[Form], isa: Isa, model: &Model) {
+    check_with(forms, isa, model, |_| {});
+}
+
+/// The same on registers that `prepare` has made of random ones.
+pub fn check_with(forms: &[Form], isa: Isa, model: &Model, prepare: fn(&mut Vector)) {
     let mut failures = Vec::new();
     let mut machines = [guest::machine(), guest::machine()];
     for (number, form) in forms.iter().enumerate() {
@@ -85,7 +90,7 @@ pub fn check(forms: &[Form], isa: Isa, model: &Model) {
             let executes = executes(processor, form, isa);
             let result = (0..inputs).try_for_each(|input| {
                 let random = Random::new(input << 8 | number as u64);
-                check_once(&mut machines, form, executes, model, random)
+                check_once(&mut machines, form, executes, model, prepare, random)
             });
             if let Err(failure) = result {
                 failures.push(format!("{} on {processor:?}: {failure}", form.text));
@@ -101,10 +106,16 @@ fn check_once(
     form: &Form,
     executes: bool,
     model: &Model,
+    prepare: fn(&mut Vector),
     mut random: Random,
 ) -> Result<(), String> {
     let [machine, expected] = machines;
     randomize(machine, form, &mut random);
+    for number in 0..32 {
+        let mut value = guest::vector(machine, number);
+        prepare(&mut value);
+        guest::set_vector(machine, number, &value);
+    }
     guest::set_mxcsr(machine, model.mxcsr);
     same(machine, expected);
     let result = machine.run(form.code);

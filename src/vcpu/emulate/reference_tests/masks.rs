@@ -156,7 +156,7 @@ fn flags(bits: u32, function: fn(u64, u64, u64) -> [bool; 2]) -> Model {
         Output {
             value: inputs.old,
             len: Some(0),
-            flags: Some(u64::from(zero) * ZF | u64::from(carry) * CF),
+            flags: Some(if zero { ZF } else { 0 } | if carry { CF } else { 0 }),
         }
     })
 }

@@ -6,13 +6,19 @@
 //! (FIPS 197, FIPS 180-4); [`harness`] runs their forms on many inputs and
 //! compares everything a guest can see. A form this host lacks must be `#UD`.
 
+mod addressing;
 mod aes;
 mod arithmetic;
 mod compare;
+mod convert;
 mod enablement;
+mod exceptions;
 mod faults;
+mod float;
 mod forms;
+mod fused;
 mod gather;
+mod half;
 mod harness;
 mod insert;
 mod logic;
@@ -22,8 +28,11 @@ mod moves;
 mod permute;
 mod processor;
 mod random;
+mod rare;
 mod registers;
+mod running_ahead;
 mod sha;
 mod shift;
 mod shuffle;
+mod suppression;
 mod widths;

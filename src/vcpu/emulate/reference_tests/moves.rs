@@ -6,26 +6,20 @@ use super::model::*;
 
 /// The first source, with its low `T` from the second.
 fn low<T: Lane>() -> Model {
-    Model {
-        sources: 2,
-        masking: Masking::Scalar(T::SIZE * 8),
-        function: Box::new(|inputs| {
-            let mut value = inputs.sources[0];
-            set(&mut value, 0, get::<T>(&inputs.sources[1], 0));
-            value.into()
-        }),
-        mxcsr: 0x1f80,
-    }
+    whole(2, 8, |inputs| {
+        let mut value = inputs.sources[0];
+        set(&mut value, 0, get::<T>(&inputs.sources[1], 0));
+        value
+    })
+    .scalar(T::SIZE * 8)
 }
 
 /// The low `T` of the source, zeros above.
 fn load<T: Lane>() -> Model {
-    Model {
-        masking: Masking::Scalar(T::SIZE * 8),
-        ..whole(1, 8, |inputs| {
-            build::<T>(T::SIZE, |_| get(&inputs.sources[0], 0))
-        })
-    }
+    whole(1, 8, |inputs| {
+        build::<T>(T::SIZE, |_| get(&inputs.sources[0], 0))
+    })
+    .scalar(T::SIZE * 8)
 }
 
 #[test]
@@ -112,15 +106,13 @@ fn a_masked_scalar_load_keeps_the_low_element_only() {
 #[test]
 fn halves_of_16_bytes() {
     fn halves(from: [(usize, usize); 2]) -> Model {
-        Model {
-            masking: Masking::Own,
-            ..whole(2, 64, move |inputs| {
-                build::<u64>(16, |half| {
-                    let (source, lane) = from[half];
-                    get(&inputs.sources[source], lane)
-                })
+        whole(2, 64, move |inputs| {
+            build::<u64>(16, |half| {
+                let (source, lane) = from[half];
+                get(&inputs.sources[source], lane)
             })
-        }
+        })
+        .own_masking()
     }
     let forms = forms![
         "movlps xmm1, qword ptr [rdi + 1]",

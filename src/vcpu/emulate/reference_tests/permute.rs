@@ -232,22 +232,17 @@ fn lanes_of_two_sources_are_aligned() {
 
 /// The second source where the mask has a bit; the first, or zero, where not.
 fn mask_blend<T: Lane>() -> Model {
-    Model {
-        sources: 2,
-        masking: Masking::Own,
-        function: Box::new(|inputs| {
-            build::<T>(inputs.len, |lane| {
-                let chosen = inputs.mask >> lane & 1 == 1;
-                if chosen || !inputs.zeroing {
-                    get(&inputs.sources[usize::from(chosen)], lane)
-                } else {
-                    T::default()
-                }
-            })
-            .into()
-        }),
-        mxcsr: 0x1f80,
-    }
+    whole(2, 8, |inputs| {
+        build::<T>(inputs.len, |lane| {
+            let chosen = inputs.mask >> lane & 1 == 1;
+            if chosen || !inputs.zeroing {
+                get(&inputs.sources[usize::from(chosen)], lane)
+            } else {
+                T::default()
+            }
+        })
+    })
+    .own_masking()
 }
 
 #[test]
@@ -310,20 +305,16 @@ fn bits_selected_by_bytes() {
 
 /// The chosen lanes next to each other, what is above them kept or zeroed.
 fn compress<T: Lane>() -> Model {
-    Model {
-        sources: 1,
-        masking: Masking::Own,
-        function: Box::new(|inputs| {
-            let lanes = inputs.len / T::SIZE;
-            let chosen = (0..lanes).filter(|lane| inputs.mask >> lane & 1 == 1);
-            let mut value = if inputs.zeroing { [0; 64] } else { inputs.old };
-            for (to, from) in chosen.enumerate() {
-                set(&mut value, to, get::<T>(&inputs.sources[0], from));
-            }
-            value.into()
-        }),
-        mxcsr: 0x1f80,
-    }
+    whole(1, 8, |inputs| {
+        let lanes = inputs.len / T::SIZE;
+        let chosen = (0..lanes).filter(|lane| inputs.mask >> lane & 1 == 1);
+        let mut value = if inputs.zeroing { [0; 64] } else { inputs.old };
+        for (to, from) in chosen.enumerate() {
+            set(&mut value, to, get::<T>(&inputs.sources[0], from));
+        }
+        value
+    })
+    .own_masking()
 }
 
 /// Consecutive lanes go where the mask has bits.

@@ -246,7 +246,7 @@ const INITIAL_256: [u32; 8] = [
 
 /// The first 32 bits of the fractional parts of the cube roots of the first 64 primes (FIPS 180-4 §4.2.2).
 fn sha256_constants() -> Vec<u32> {
-    let is_prime = |n: &u128| (2..*n).all(|divisor| n % divisor != 0);
+    let is_prime = |n: &u128| (2..*n).all(|divisor| !n.is_multiple_of(divisor));
     let root = |prime: u128| {
         // floor(2^32 · cube root), bit by bit.
         (0..36).rev().fold(0u128, |root, bit| {

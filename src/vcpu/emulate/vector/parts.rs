@@ -88,6 +88,11 @@ pub(super) fn extract(cpu: &mut Cpu<'_>, op: &Operation<'_>) -> Result<(), Stop>
     for (to, from) in value.iter_mut().zip(source.iter().skip(at).take(unit)) {
         *to = *from;
     }
+    if op.is_memory(0) {
+        // All of it must be writable, whatever the opmask leaves out.
+        let to = cpu.address(op.insn, 0)?;
+        cpu.probe_write(to, unit)?;
+    }
     op.finish(cpu, &value, unit, size)
 }
 
