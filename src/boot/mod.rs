@@ -19,7 +19,7 @@ mod lz4;
 mod memory_map;
 pub mod mptable;
 mod packed;
-mod payload;
+pub mod payload;
 mod pvh;
 mod symbols;
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 
 use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::StreamingDecoder;
+use thiserror::Error;
 
 use super::error::BootError;
 use super::image::Image;
@@ -66,11 +67,13 @@ impl fmt::Display for Compression {
 }
 
 /// Why compressed data did not unpack.
-#[derive(Debug)]
-pub(super) enum UnpackError {
+#[derive(Debug, Error)]
+pub enum UnpackError {
     /// The decoder refused it, or it ended too early.
-    Corrupt(io::Error),
+    #[error("the compressed data are corrupt")]
+    Corrupt(#[from] io::Error),
     /// It unpacks to more than the limit.
+    #[error("the compressed data unpack to more than they may")]
     TooLong,
 }
 
@@ -95,18 +98,12 @@ impl UnpackError {
     }
 }
 
-impl From<io::Error> for UnpackError {
-    fn from(error: io::Error) -> Self {
-        Self::Corrupt(error)
-    }
-}
-
 /// Appends what the one compressed stream at the start of `input` unpacks to,
 /// `limit` bytes at most, and moves `input` past the stream.
 ///
 /// # Errors
-/// [`UnpackError`]; `out` may then hold a part.
-pub(super) fn unpack(
+/// [`UnpackError`]; `out` may then hold a part, and a little more than `limit`.
+pub fn unpack(
     compression: Compression,
     input: &mut &[u8],
     out: &mut Vec<u8>,

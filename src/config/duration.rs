@@ -29,10 +29,10 @@ pub fn parse(text: &str) -> Result<Duration, ConfigError> {
         if number.is_empty() {
             return Err(not_a_duration());
         }
-        let number: u32 = number.parse().map_err(|_| too_long())?;
+        let number: u64 = number.parse().map_err(|_| too_long())?;
         total = unit
             .checked_mul(number)
-            .and_then(|part| total.checked_add(part))
+            .and_then(|millis| total.checked_add(Duration::from_millis(millis)))
             .filter(|sum| *sum <= LONGEST)
             .ok_or_else(too_long)?;
         if after.is_empty() {
@@ -51,12 +51,13 @@ pub fn format(duration: Duration) -> String {
     }
 }
 
-fn unit_of(name: &str) -> Option<Duration> {
+/// A unit in milliseconds.
+fn unit_of(name: &str) -> Option<u64> {
     match name {
-        "ms" => Some(Duration::from_millis(1)),
-        "s" => Some(Duration::from_secs(1)),
-        "m" => Some(Duration::from_secs(60)),
-        "h" => Some(Duration::from_secs(3600)),
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
         _ => None,
     }
 }
@@ -148,8 +149,8 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read(millis in 0_u32..u32::MAX) {
-            let duration = Duration::from_millis(millis.into());
+        fn what_is_written_is_read(millis in 0_u64..=36_000_000_000) {
+            let duration = Duration::from_millis(millis);
             prop_assert_eq!(parse(&format(duration)), Ok(duration));
         }
     }

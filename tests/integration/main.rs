@@ -7,6 +7,7 @@ mod bad_input;
 mod bare;
 mod boot;
 mod common;
+mod corpora;
 mod doctor;
 mod emulated_host;
 mod json;

@@ -151,7 +151,7 @@ impl Slot {
         let seal = Seal::parse(&read_line(&seal_path)?)?;
         let payload = File::open(self.payload()).ok()?;
         let identity = Identity::of(&payload).ok()?;
-        if identity == seal.identity {
+        if identity == seal.identity && identity.len() == seal.len {
             evict::touch(&seal_path);
             return Some((payload, seal.len));
         }
@@ -292,6 +292,19 @@ mod tests {
         file.write_at(b"u", 0).unwrap();
         assert!(fixture.get().1);
         assert_eq!(fixture.unpacked.get(), 1);
+    }
+
+    #[test]
+    fn a_seal_with_a_wrong_length_vouches_for_nothing() {
+        let fixture = Fixture::new();
+        for wrong in [" 1 ", " 9 "] {
+            fixture.get();
+            let mut seal = fixture.payload().into_os_string();
+            seal.push(".seal");
+            let line = fs::read_to_string(&seal).unwrap();
+            fs::write(&seal, line.replacen(" 8 ", wrong, 1)).unwrap();
+            assert_eq!(fixture.get(), (b"unpacked".to_vec(), false), "{wrong}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::exception::Exception;
 use super::paging::{Access, Kind, Privilege, WalkError};
 
 const PAGE: usize = 4096;
-/// Widest access a device is given.
+/// Widest access a device is given, in bytes.
 const DEVICE_WORD: usize = 8;
 
 impl From<WalkError> for Stop {
@@ -126,11 +126,12 @@ impl Cpu<'_> {
         if self.ram.read(gpa, data).is_ok() {
             return;
         }
-        for (at, word) in (gpa..)
-            .step_by(DEVICE_WORD)
-            .zip(data.chunks_mut(DEVICE_WORD))
-        {
+        let (mut at, mut rest) = (gpa, data);
+        while !rest.is_empty() {
+            let (word, later) = rest.split_at_mut(device_word(rest.len()));
             self.mmio.read(at, word);
+            at = at.wrapping_add(word.len() as u64);
+            rest = later;
         }
     }
 
@@ -139,8 +140,12 @@ impl Cpu<'_> {
         if self.ram.write(gpa, data).is_ok() {
             return;
         }
-        for (at, word) in (gpa..).step_by(DEVICE_WORD).zip(data.chunks(DEVICE_WORD)) {
+        let (mut at, mut rest) = (gpa, data);
+        while !rest.is_empty() {
+            let (word, later) = rest.split_at(device_word(rest.len()));
             self.mmio.write(at, word);
+            at = at.wrapping_add(word.len() as u64);
+            rest = later;
         }
     }
 
@@ -158,4 +163,49 @@ impl Cpu<'_> {
 /// Bytes from `linear` to the end of its page.
 pub(super) fn left_in_page(linear: u64) -> usize {
     PAGE - (linear as usize & (PAGE - 1))
+}
+
+/// How much of `len` bytes, which are not none, one access to a device takes: 1, 2, 4 or 8.
+fn device_word(len: usize) -> usize {
+    1 << len.clamp(1, DEVICE_WORD).ilog2()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::super::sandbox::Sandbox;
+    use crate::devices::BusDevice;
+    use crate::devices::bus::Bus;
+    use crate::memory::ram::GuestRam;
+
+    /// Keeps offset and width of each access.
+    #[derive(Default)]
+    struct Widths(Vec<(u64, usize)>);
+
+    impl BusDevice for Widths {
+        fn read(&mut self, offset: u64, data: &mut [u8]) {
+            self.0.push((offset, data.len()));
+        }
+
+        fn write(&mut self, offset: u64, data: &[u8]) {
+            self.0.push((offset, data.len()));
+        }
+    }
+
+    #[test]
+    fn devices_see_accesses_of_1_2_4_and_8_bytes() {
+        let device = Arc::new(Mutex::new(Widths::default()));
+        let mut bus = Bus::new();
+        bus.insert(0xd000_0000, 32, device.clone()).unwrap();
+        let mut sandbox = Sandbox::new(GuestRam::new(1 << 20).unwrap(), bus);
+        let cpu = sandbox.cpu();
+        cpu.write_physical(0xd000_0000, &[0; 23]);
+        cpu.read_physical(0xd000_0003, &mut [0; 5]);
+        cpu.read_physical(u64::MAX, &mut [0; 16]);
+        assert_eq!(
+            device.lock().unwrap().0,
+            [(0, 8), (8, 8), (16, 4), (20, 2), (22, 1), (3, 4), (7, 1)]
+        );
+    }
 }

@@ -379,7 +379,11 @@ fn decode(cpu: &mut Cpu<'_>, bytes: &InstructionBytes) -> Result<Instruction, St
     if insn.is_invalid() {
         return Err(undecodable(cpu, bytes, decoder.last_error()));
     }
-    cpu.regs.rip = insn.next_ip();
+    cpu.regs.rip = if cpu.is_64_bit() {
+        insn.next_ip()
+    } else {
+        insn.next_ip() & 0xffff_ffff
+    };
     Ok(insn)
 }
 

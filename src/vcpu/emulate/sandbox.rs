@@ -277,6 +277,15 @@ mod tests {
     }
 
     #[test]
+    fn rip_has_32_bits_outside_64_bit_code() {
+        let mut sandbox = sandbox();
+        (sandbox.sregs.cs.l, sandbox.sregs.cs.db) = (0, 1);
+        sandbox.regs.rip = 0xffff_ffff;
+        assert!(matches!(sandbox.run(&[0x90]), Outcome::Done));
+        assert_eq!(sandbox.regs.rip, 0);
+    }
+
+    #[test]
     fn every_end_is_told() {
         let mut sandbox = sandbox();
         sandbox.regs.rdi = 0x40_0000;

@@ -76,11 +76,20 @@ pub(super) fn execute(cpu: &mut Cpu<'_>, insn: &Instruction, found: &Found) -> R
     if found.row.float {
         keep_masked_out_elements_silent(&op, found, &mut frame);
     }
+    // A store that faults (VCVTPS2PH) has raised no flag in MXCSR.
+    let before = match found.row.float && op.is_memory(0) {
+        true => Some(cpu.state.xsave()?),
+        false => None,
+    };
     let raised = run(cpu, &op, found, &mut frame)?;
     if let Some(exception) = raised {
         return Err(exception.into());
     }
-    complete(cpu, &op, found, &frame)
+    let result = complete(cpu, &op, found, &frame);
+    if let (Err(_), Some(before)) = (&result, &before) {
+        cpu.state.set_xsave(before)?;
+    }
+    result
 }
 
 /// Fills the frame with the instruction's sources.

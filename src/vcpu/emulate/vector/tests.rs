@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::super::exception::Exception;
-use super::super::testing::{KERNEL_DATA, Machine, USER_DATA, assemble};
+use super::super::testing::{END_OF_MAP, KERNEL_DATA, Machine, USER_DATA, assemble};
 use super::super::xsave_layout;
 use crate::devices::BusDevice;
 
@@ -12,6 +12,7 @@ assemble! { load_256: "vmovdqu ymm3, [rdi]" }
 assemble! { load_128: "vmovdqu xmm3, [rdi]" }
 assemble! { load_aligned: "movaps xmm3, [rdi]" }
 assemble! { store_256: "vmovdqu [rsi], ymm3" }
+assemble! { store_halves: "vcvtps2ph [rsi], ymm3, 4" }
 assemble! { copy_to_17: "vmovdqu64 zmm17, zmm3" }
 assemble! { store_17: "vmovdqu64 [rsi], zmm17" }
 
@@ -48,6 +49,26 @@ fn sse_keeps_the_upper_half_and_vex_clears_it() {
         machine.run(store_256()).unwrap();
         assert_eq!(stored(&machine)[16], expected);
     }
+}
+
+#[test]
+fn a_conversion_whose_store_faults_raises_no_flag() {
+    if !std::arch::is_x86_feature_detected!("f16c") {
+        return;
+    }
+    let mut machine = machine();
+    // 1/3, which is no half.
+    let thirds = [0xab, 0xaa, 0xaa, 0x3e].repeat(8);
+    machine.ram.write(KERNEL_DATA, &thirds).unwrap();
+    machine.run(load_256()).unwrap();
+    let before = *machine.xsave();
+    machine.regs.rsi = END_OF_MAP - 8;
+    let fault = machine.fault(store_halves());
+    assert_eq!(fault, Exception::page_fault(END_OF_MAP, 2));
+    assert!(*machine.xsave() == before);
+    machine.regs.rsi = KERNEL_DATA;
+    machine.run(store_halves()).unwrap();
+    assert!(*machine.xsave() != before, "inexact");
 }
 
 #[test]

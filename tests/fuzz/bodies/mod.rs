@@ -1,0 +1,27 @@
+//! What the fuzz targets do with an input, as plain functions: the fuzzer calls
+//! them with what it makes up, the integration tests with the kept corpora.
+//!
+//! Each body states what holds whatever the input is, beyond that nothing
+//! panics. The formats of the inputs are those of [`script`]: bytes from the
+//! front, and zeros where the input has ended.
+
+pub mod acpi;
+pub mod config;
+pub mod devices;
+pub mod instruction;
+pub mod kernel_file;
+pub mod payload;
+pub mod script;
+
+/// A target: its name, which is its corpus' folder too, and its body.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("acpi", acpi::run),
+    ("config", config::run),
+    ("devices", devices::run),
+    ("instruction", instruction::run),
+    ("kernel_file", kernel_file::run),
+    ("payload", payload::run),
+];
