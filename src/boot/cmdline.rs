@@ -28,6 +28,9 @@ pub const DEFAULT_CMDLINE: &[&str] = &[
     "random.trust_cpu=on",
 ];
 
+/// Options of which each occurrence counts: one more console, more initcalls left out.
+const ADD_UP: [&str; 2] = ["console", "initcall_blacklist"];
+
 /// What the user says about the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserCmdline<'a> {
@@ -39,8 +42,7 @@ pub enum UserCmdline<'a> {
 
 /// Builds the line: [`DEFAULT_CMDLINE`], then the host's `advice`, then the
 /// user's text. A default or an advice whose key the user sets is left out,
-/// so that the line shows what holds; except `console=`, of which each adds a
-/// console.
+/// so that the line shows what holds; except those of [`ADD_UP`].
 pub fn build_cmdline(user: UserCmdline<'_>, advice: &[&str]) -> String {
     match user {
         UserCmdline::Replace(text) => text.to_owned(),
@@ -52,7 +54,7 @@ pub fn build_cmdline(user: UserCmdline<'_>, advice: &[&str]) -> String {
                 .copied()
                 .filter(|word| {
                     let ours = key(word);
-                    ours == "console" || !keys.iter().any(|set| same_key(set, ours))
+                    ADD_UP.contains(&ours) || !keys.iter().any(|set| same_key(set, ours))
                 });
             let text = text.trim();
             ours.chain((!text.is_empty()).then_some(text))
@@ -149,6 +151,9 @@ mod tests {
         assert!(line.contains("tsc=reliable"));
         let line = build_cmdline(UserCmdline::Extend("console=hvc0"), &[]);
         assert!(line.contains("console=ttyS0") && line.ends_with("console=hvc0"));
+        let user = UserCmdline::Extend("initcall_blacklist=theirs");
+        let line = build_cmdline(user, &["initcall_blacklist=ours"]);
+        assert!(line.contains("=ours ") && line.ends_with("=theirs"));
     }
 
     #[test]

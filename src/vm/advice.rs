@@ -13,9 +13,7 @@ const PVM: [&str; 8] = [
     // Comparing the TSC with other clocks: it is the host's own.
     "tsc=reliable",
     // `rep movsb` and `rep stosb` do not batch here: 0.7 s for those that move words.
-    // Without SSSE3 the random generator hashes in integer registers; each AVX-512
-    // instruction, which it takes otherwise, is one that KVM hands back.
-    "clearcpuid=erms,fsrm,ssse3",
+    "clearcpuid=erms,fsrm",
     // Splitting the kernel's large pages to write-protect its text, 0.7 s.
     "rodata=off",
     // Self-tests of the ciphers.

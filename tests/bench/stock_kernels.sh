@@ -85,8 +85,6 @@ left_out=(
     slab_sysfs_init
     # A directory in sysfs for each built-in module.
     param_sysfs_builtin_init
-    # What Mayfly leaves out by itself, as long as this list does not take its place.
-    jent_mod_init ftrace_check_for_weak_functions
 )
 options=(quiet)
 if [[ -z $plain ]]; then
