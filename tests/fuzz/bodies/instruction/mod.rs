@@ -1,7 +1,8 @@
 //! The fallback emulator: arbitrary instructions in arbitrary states.
 //!
-//! Input: a [`world`], then instructions, each a length (4 bits) and its bytes. They
-//! run one after the other, whatever becomes of each.
+//! Input: a [`world`], then instructions, each a length (4 bits), whether those that
+//! follow it in memory are run ahead (1 bit), and its bytes. They run one after the
+//! other, whatever becomes of each.
 //!
 //! What holds: an instruction that faults or is not known has changed no register
 //! and no state; user code changes nothing but what is a user's; no table leads to
@@ -66,7 +67,8 @@ fn execute(data: &[u8]) -> End {
         if script.is_empty() {
             break;
         }
-        let len = usize::from(script.u8() & 0xf);
+        let head = script.u8();
+        let len = usize::from(head & 0xf);
         let code = script.bytes(len);
         if fetch {
             put_at_rip(&sandbox, code);
@@ -90,6 +92,12 @@ fn execute(data: &[u8]) -> End {
         }
         repeatable &= insn.is_some_and(|insn| is_repeatable(insn.mnemonic()));
         memory = now;
+        if fetch && !user && head & 1 << 4 != 0 && matches!(outcome, Outcome::Done) {
+            let before = Snapshot::of(&sandbox);
+            let outcome = sandbox.run_ahead();
+            check_run(&before, &outcome, &Snapshot::of(&sandbox));
+            memory = read(&sandbox.ram);
+        }
         if !matches!(outcome, Outcome::Done) {
             // On to the next, as if this one had not been.
             let next = sandbox.regs.rip.wrapping_add(len as u64);
@@ -244,6 +252,27 @@ fn check_done(before: &Snapshot, after: &Snapshot) {
     if !is_64_bit(&before.sregs) {
         assert_eq!(after.regs.rip >> 32, 0);
     }
+    check_image(before, after);
+}
+
+/// What runs ahead touches no system register, and stops at a fault or before it
+/// would go too far: never because an instruction is unknown.
+fn check_run(before: &Snapshot, outcome: &Outcome, after: &Snapshot) {
+    let cr2 = match outcome {
+        Outcome::Done | Outcome::Trap { .. } => None,
+        Outcome::Fault { cr2, .. } => *cr2,
+        other => panic!("a run ended with {other:?}"),
+    };
+    let expected = kvm_sregs {
+        cr2: cr2.unwrap_or(before.sregs.cr2),
+        ..before.sregs
+    };
+    assert_eq!(after.sregs, expected);
+    assert_eq!((after.xcr0, &after.msrs), (before.xcr0, &before.msrs));
+    assert_eq!(
+        after.regs.rflags & (FLAGS_ALWAYS | FLAGS_NEVER),
+        FLAGS_ALWAYS
+    );
     check_image(before, after);
 }
 
