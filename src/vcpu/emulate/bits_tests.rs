@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::processor::{State, cases, number, state};
+use super::processor_testing::{State, cases, number, state};
 use super::regs::rflags::{CF, OF, SF, STATUS, ZF};
 use super::testing::{Machine, assemble};
 

@@ -47,7 +47,7 @@ mod native;
 mod operand;
 mod paging;
 #[cfg(test)]
-mod processor;
+mod processor_testing;
 mod protection_keys;
 #[cfg(test)]
 mod reference_tests;

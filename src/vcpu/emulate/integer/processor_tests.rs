@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::processor::{State, cases, number, state};
+use super::super::processor_testing::{State, cases, number, state};
 use super::super::regs::rflags::{AF, CF, OF, PF, SF, STATUS, ZF};
 use super::super::testing::Machine;
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::exception::Exception;
-use super::super::processor::number;
+use super::super::processor_testing::number;
 use super::super::testing::{END_OF_MAP, KERNEL_DATA, Machine, RIP, assemble};
 
 assemble! { divide_64: "div rcx" }

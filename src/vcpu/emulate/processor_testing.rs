@@ -132,8 +132,8 @@ macro_rules! cases {
             }
         })+
 
-        fn $group() -> Vec<$crate::vcpu::emulate::processor::Case> {
-            vec![$($crate::vcpu::emulate::processor::Case {
+        fn $group() -> Vec<$crate::vcpu::emulate::processor_testing::Case> {
+            vec![$($crate::vcpu::emulate::processor_testing::Case {
                 name: $code,
                 code: $name::code(),
                 available: std::arch::is_x86_feature_detected!($feature),
