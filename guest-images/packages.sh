@@ -6,6 +6,7 @@
 #   progress PERCENT TEXT   one line on stderr
 #   fail TEXT               one line on stderr, and the end
 #   cache                   the cache directory, $MAYFLY_CACHE or the user's
+#   take_arguments ARG…     build.sh's own: [--cache DIR]
 #   recipe_hash FILE…       16 digits that change with these files and this one
 #   workplace FOLDER        makes $work in $cache/FOLDER, removed at the end, with
 #                           an empty $work/out
@@ -21,6 +22,19 @@ progress() { echo "mayfly-build: $1 $2" >&2; }
 fail() {
     echo "mayfly-build: $*" >&2
     exit 1
+}
+
+take_arguments() {
+    while (($#)); do
+        case $1 in
+        --cache)
+            (($# >= 2)) || fail "--cache needs a directory"
+            cache=$2
+            shift 2
+            ;;
+        *) fail "unknown argument '$1'; usage: build.sh [--cache DIR]" ;;
+        esac
+    done
 }
 
 recipe_hash() { cat "${BASH_SOURCE[0]}" "$@" | sha256sum | head -c 16; }

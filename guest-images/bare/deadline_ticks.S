@@ -7,6 +7,7 @@
  * kvmclock (all in hexadecimal). */
 .include "guest.inc"
 .include "interrupts.inc"
+.include "kvmclock.inc"
 
 .set VECTOR, 0x40
 .set MSR_TSC_DEADLINE, 0x6e0
@@ -109,38 +110,7 @@ arm:
     wrmsr
     ret
 
-/* The TSC in RAX. Changes RDX. */
-tsc:
-    rdtsc
-    shl $32, %rdx
-    or %rdx, %rax
-    ret
-
-/* kvmclock's nanoseconds in RAX, by the formula of the KVM documentation. */
-system_now:
-    mov system_time, %r8d       /* version */
-    test $1, %r8b
-    jnz system_now
-    call tsc
-    sub system_time + 8, %rax   /* tsc_timestamp */
-    mov system_time + 28, %cl   /* tsc_shift, signed */
-    test %cl, %cl
-    js 1f
-    shl %cl, %rax
-    jmp 2f
-1:  neg %cl
-    shr %cl, %rax
-2:  mov system_time + 24, %edx  /* tsc_to_system_mul */
-    mul %rdx
-    shrd $32, %rdx, %rax
-    add system_time + 16, %rax  /* system_time */
-    cmp system_time, %r8d
-    jne system_now
-    ret
-
 .data
-.balign 64
-system_time: .skip 32
 khz: .quad 0
 period: .quad 0
 cost: .quad 0

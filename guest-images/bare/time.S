@@ -3,6 +3,7 @@
  * rtc=YYYYMMDDhhmmss (decimal digits); wall= and wall_ns= are kvmclock's
  * time at boot, system= the nanoseconds since, all in hexadecimal. */
 .include "guest.inc"
+.include "kvmclock.inc"
 
 .set MSR_WALL_CLOCK, 0x4b564d00
 .set MSR_SYSTEM_TIME, 0x4b564d01
@@ -82,30 +83,6 @@ main:
 9:  call newline
     ret
 
-/* The guest's nanoseconds by the formula of the KVM documentation, in RAX. */
-system_now:
-    mov system_time, %r8d       /* version */
-    test $1, %r8b
-    jnz system_now
-    rdtsc
-    shl $32, %rdx
-    or %rdx, %rax
-    sub system_time + 8, %rax   /* tsc_timestamp */
-    mov system_time + 28, %cl   /* tsc_shift, signed */
-    test %cl, %cl
-    js 1f
-    shl %cl, %rax
-    jmp 2f
-1:  neg %cl
-    shr %cl, %rax
-2:  mov system_time + 24, %edx  /* tsc_to_system_mul */
-    mul %rdx
-    shrd $32, %rdx, %rax
-    add system_time + 16, %rax  /* system_time */
-    cmp system_time, %r8d
-    jne system_now
-    ret
-
 /* AL: a CMOS index; its byte in AL. */
 cmos:
     out %al, $0x70
@@ -136,5 +113,4 @@ put_cmos:
 .balign 64
 wall_clock: .skip 12
 .balign 64
-system_time: .skip 32
 register_b: .byte 0

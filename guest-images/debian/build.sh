@@ -25,16 +25,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../packages.sh
 . "$here/../packages.sh"
 
-while (($#)); do
-    case $1 in
-    --cache)
-        (($# >= 2)) || fail "--cache needs a directory"
-        cache=$2
-        shift 2
-        ;;
-    *) fail "unknown argument '$1'; usage: build.sh [--cache DIR]" ;;
-    esac
-done
+take_arguments "$@"
 
 out=$cache/debian/kernels-$(recipe_hash "$here/build.sh" "$here"/../tiny/init/*)
 finish() {

@@ -29,16 +29,7 @@ on_request=(virtio_net virtio-rng virtio_mmio virtio_console virtiofs overlay
 # shellcheck source=../packages.sh
 . "$here/../packages.sh"
 
-while (($#)); do
-    case $1 in
-    --cache)
-        (($# >= 2)) || fail "--cache needs a directory"
-        cache=$2
-        shift 2
-        ;;
-    *) fail "unknown argument '$1'; usage: build.sh [--cache DIR]" ;;
-    esac
-done
+take_arguments "$@"
 
 # --- What a machine needs to run the host ------------------------------------
 

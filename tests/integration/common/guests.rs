@@ -24,6 +24,7 @@ const SHARED: &[(&str, &str)] = sources![
     "acpi.inc",
     "guest.inc",
     "interrupts.inc",
+    "kvmclock.inc",
     "memory_map.inc",
     "user.inc",
     "window.inc",

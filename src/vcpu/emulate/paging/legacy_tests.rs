@@ -3,20 +3,8 @@
 use proptest::prelude::*;
 
 use super::super::testing::{KERNEL_DATA, Machine, assemble};
+use super::tests::{READ, USER_READ, WRITE};
 use super::*;
-
-const READ: Access = Access {
-    kind: Kind::Read,
-    privilege: Privilege::Supervisor,
-};
-const WRITE: Access = Access {
-    kind: Kind::Write,
-    ..READ
-};
-const USER_READ: Access = Access {
-    privilege: Privilege::User,
-    ..READ
-};
 
 fn walk(machine: &Machine, linear: u64, access: Access) -> Result<u64, u32> {
     match Walker::new(&machine.ram, &machine.sregs, machine.regs.rflags, 40)

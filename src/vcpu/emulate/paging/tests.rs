@@ -5,11 +5,11 @@ use proptest::prelude::*;
 use super::super::testing::{END_OF_MAP, KERNEL_DATA, Machine, USER_DATA};
 use super::*;
 
-const READ: Access = Access {
+pub(super) const READ: Access = Access {
     kind: Kind::Read,
     privilege: Privilege::Supervisor,
 };
-const WRITE: Access = Access {
+pub(super) const WRITE: Access = Access {
     kind: Kind::Write,
     ..READ
 };
@@ -17,7 +17,7 @@ const FETCH: Access = Access {
     kind: Kind::Fetch,
     ..READ
 };
-const USER_READ: Access = Access {
+pub(super) const USER_READ: Access = Access {
     privilege: Privilege::User,
     ..READ
 };
