@@ -27,6 +27,7 @@ pub mod port61;
 pub mod pvpanic;
 pub mod reset_control;
 pub mod serial;
+pub mod virtio;
 
 #[cfg(test)]
 mod testing;

@@ -20,7 +20,7 @@ use vm_memory::{
 use super::layout::{RamRange, ram_ranges};
 
 /// The vm-memory type behind [`GuestRam`]; the bitmap exists only while pages are tracked.
-type RamBackend = GuestMemoryMmap<Option<AtomicBitmap>>;
+pub(crate) type RamBackend = GuestMemoryMmap<Option<AtomicBitmap>>;
 
 /// Why guest memory could not be made or reached.
 #[derive(Debug, Error)]
@@ -82,6 +82,11 @@ impl GuestRam {
         let backend =
             RamBackend::from_regions(regions).map_err(|_| MemoryError::Layout { size })?;
         Ok(Self { backend, size })
+    }
+
+    /// The memory as the rust-vmm crates know it; what they write is marked too.
+    pub(crate) fn backend(&self) -> &RamBackend {
+        &self.backend
     }
 
     /// Size in bytes, over all ranges.

@@ -1,0 +1,13 @@
+//! Virtio devices (virtio 1.2): one contract, several devices, two transports.
+//!
+//! ```text
+//!  guest driver ─ registers ─► transport (mmio, pci) ─► Front ─► VirtioDevice
+//!               ─ rings in guest memory, kicks by ioeventfd ───► the device's own thread
+//!               ◄─ interrupts by irqfd ───────────────────────── VirtioInterrupt
+//! ```
+//!
+//! A device knows no transport, and a transport knows no vCPU.
+
+pub mod block;
+pub mod device;
+pub mod queue;
