@@ -166,6 +166,14 @@ impl CmdlineConfig {
             .split_ascii_whitespace()
             .any(|given| given == word)
     }
+
+    /// Whether the text gives `key` a value (`key=…`).
+    pub fn has_key(&self, key: &str) -> bool {
+        self.text
+            .split_ascii_whitespace()
+            .filter_map(|given| given.split_once('='))
+            .any(|(given, _)| given == key)
+    }
 }
 
 /// What the user's text does to the default command line.
@@ -324,6 +332,8 @@ mod tests {
         };
         assert!(cmdline.has_word("mayfly.shell"));
         assert!(!cmdline.has_word("mayfly"));
+        assert!(cmdline.has_key("mayfly.shell"));
+        assert!(!cmdline.has_key("quiet") && !cmdline.has_key("shell"));
     }
 
     #[test]
