@@ -11,3 +11,4 @@
 pub mod block;
 pub mod device;
 pub mod queue;
+pub mod transport;
