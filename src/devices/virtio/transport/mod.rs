@@ -1,5 +1,7 @@
 //! The transports: how a driver reaches a virtio device's registers.
 
+pub mod mmio;
+
 use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
