@@ -7,7 +7,7 @@ use super::{
     BAR0, COMMAND, COMMAND_BUS_MASTER, COMMAND_INTX_DISABLE, COMMAND_MEMORY, INTERRUPT_LINE,
     STATUS, STATUS_CAPABILITIES,
 };
-use crate::memory::layout::{PCI_BARS_SIZE, PCI_BARS_START};
+use crate::memory::layout::{PCI_BAR_SIZE, PCI_BAR_START};
 
 const SIZE: usize = 256;
 const VENDOR_ID: usize = 0x00;
@@ -153,7 +153,7 @@ impl ConfigSpace {
         }
         let start = u64::from(self.u32(BAR0));
         let end = start.checked_add(size)?;
-        let window = PCI_BARS_START..=PCI_BARS_START.checked_add(PCI_BARS_SIZE)?;
+        let window = PCI_BAR_START..=PCI_BAR_START.checked_add(PCI_BAR_SIZE)?;
         (window.contains(&start) && window.contains(&end)).then_some(start..end)
     }
 
@@ -227,11 +227,11 @@ mod tests {
         let mut space = ConfigSpace::new(&HEADER);
         space.add_memory_bar(0x1_0000);
         space.write(0x04, &[0x02]);
-        let last = PCI_BARS_START + PCI_BARS_SIZE - 0x1_0000;
+        let last = PCI_BAR_START + PCI_BAR_SIZE - 0x1_0000;
         for (addr, decoded) in [
             (0, false),
             (0xcfff_0000, false),
-            (PCI_BARS_START as u32, true),
+            (PCI_BAR_START as u32, true),
             (last as u32, true),
             (last as u32 + 0x1_0000, false),
             (0xfec0_0000, false),

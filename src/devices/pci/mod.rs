@@ -4,7 +4,7 @@
 //! ```text
 //!  ports 0xcf8..0xd00 ─► PciPorts ─┐ configuration            ┌─ 00:00.0 HostBridge
 //!  ECAM_START.. ───────► PciEcam ──┼────────────────► PciRoot ┼─ 00:01.0 PciFunction
-//!  PCI_BARS_START.. ───► PciBars ──┘ memory, by the BARs      └─ 00:02.0 …
+//!  PCI_BAR_START.. ───► PciBars ──┘ memory, by the BARs      └─ 00:02.0 …
 //! ```
 //!
 //! The root gives each device its addresses and interrupt line, as firmware would;

@@ -9,7 +9,7 @@ use super::{BAR0, INTERRUPT_LINE, PciBars, PciEcam, PciFunction, PciPorts, PciPo
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::reset_control::{ResetControl, ResetControlState};
 use crate::memory::layout::{
-    ECAM_SIZE, ECAM_START, PCI_BARS_SIZE, PCI_BARS_START, PCI_INTX_GSIS, PORT_PCI_CONFIG,
+    ECAM_SIZE, ECAM_START, PCI_BAR_SIZE, PCI_BAR_START, PCI_INTX_GSIS, PORT_PCI_CONFIG,
 };
 
 /// Devices on a bus.
@@ -45,7 +45,7 @@ impl PciRoot {
     pub fn new() -> Self {
         Self {
             functions: vec![Box::new(HostBridge::new())],
-            next_address: PCI_BARS_START,
+            next_address: PCI_BAR_START,
         }
     }
 
@@ -91,7 +91,7 @@ impl PciRoot {
     fn take_addresses(&mut self, size: u64) -> Option<u64> {
         let start = self.next_address.checked_next_multiple_of(size)?;
         let end = start.checked_add(size)?;
-        if end > PCI_BARS_START.checked_add(PCI_BARS_SIZE)? {
+        if end > PCI_BAR_START.checked_add(PCI_BAR_SIZE)? {
             return None;
         }
         self.next_address = end;
@@ -116,7 +116,7 @@ impl PciRoot {
         let ecam = Arc::new(Mutex::new(PciEcam::new(root.clone())));
         mmio.insert(ECAM_START, ECAM_SIZE, ecam)?;
         let bars = Arc::new(Mutex::new(PciBars::new(root.clone())));
-        mmio.insert(PCI_BARS_START, PCI_BARS_SIZE, bars)?;
+        mmio.insert(PCI_BAR_START, PCI_BAR_SIZE, bars)?;
         Ok(root)
     }
 

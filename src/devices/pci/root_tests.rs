@@ -9,7 +9,7 @@ use crate::devices::{BusDevice, GuestEvent};
 use crate::memory::layout::PORT_RESET;
 
 const SIZE: u64 = 0x1000;
-const BAR: u64 = PCI_BARS_START;
+const BAR: u64 = PCI_BAR_START;
 const ADDRESS: u64 = 0xcf8;
 const DATA: u64 = 0xcfc;
 

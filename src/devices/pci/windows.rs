@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::PciRoot;
 use crate::devices::BusDevice;
-use crate::memory::layout::PCI_BARS_START;
+use crate::memory::layout::PCI_BAR_START;
 
 const DEVICE_SHIFT: u32 = 15;
 const FUNCTION_SHIFT: u32 = 12;
@@ -50,7 +50,7 @@ impl BusDevice for PciEcam {
     }
 }
 
-/// The window from [`PCI_BARS_START`]: whatever BAR is there.
+/// The window from [`PCI_BAR_START`]: whatever BAR is there.
 pub struct PciBars {
     root: Arc<Mutex<PciRoot>>,
 }
@@ -64,14 +64,14 @@ impl PciBars {
 
 impl BusDevice for PciBars {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        if let Some(addr) = PCI_BARS_START.checked_add(offset) {
+        if let Some(addr) = PCI_BAR_START.checked_add(offset) {
             let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
             root.read_memory(addr, data);
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        if let Some(addr) = PCI_BARS_START.checked_add(offset) {
+        if let Some(addr) = PCI_BAR_START.checked_add(offset) {
             let mut root = self.root.lock().unwrap_or_else(PoisonError::into_inner);
             root.write_memory(addr, data);
         }

@@ -1,5 +1,8 @@
 //! The transports: how a driver reaches a virtio device's registers.
 
+pub mod mmio;
+pub mod pci;
+
 use std::io;
 
 use vmm_sys_util::eventfd::EventFd;
