@@ -60,6 +60,16 @@ struct Vector {
 }
 
 impl MsixVectors {
+    /// Number of vectors.
+    pub fn len(&self) -> usize {
+        self.vectors.len()
+    }
+
+    /// Whether there is no vector.
+    pub fn is_empty(&self) -> bool {
+        self.vectors.is_empty()
+    }
+
     /// Whether MSI-X is on; if not, the function interrupts by INTx.
     pub fn is_enabled(&self) -> bool {
         self.enabled.load(Ordering::SeqCst)
