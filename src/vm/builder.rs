@@ -172,6 +172,7 @@ pub fn build(
     let acpi_config = acpi::AcpiConfig {
         cpus: config.cpus,
         legacy_pic: irqchip == IrqchipMode::Kernel,
+        pci_devices: 0,
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;
     mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic)?;

@@ -10,13 +10,13 @@
 //! ```
 //!
 //! The RTC lists no interrupt, for it raises none: drivers then offer no alarm
-//! instead of one that never rings.
+//! instead of one that never rings. [`pci`] adds the PCI root.
 
 use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, Scope};
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci};
 use crate::devices::{cmos_rtc, pvpanic, serial};
 use crate::memory::layout::{ACPI_S5_SLP_TYP, IRQ_SERIAL, PORT_CMOS, PORT_PVPANIC, PORT_SERIAL};
 
@@ -28,10 +28,13 @@ const REVISION: u8 = 2;
 const STA_PRESENT: u8 = 0xf;
 
 /// The DSDT.
-pub fn dsdt() -> Sdt {
+pub fn dsdt(config: &AcpiConfig) -> Sdt {
     let mut aml = Vec::new();
     soft_off(&mut aml);
     system_bus(&mut aml);
+    if config.pci_devices > 0 {
+        pci::root(config.pci_devices, &mut aml);
+    }
     let mut table = Sdt::new(
         *b"DSDT",
         HEADER_LEN,

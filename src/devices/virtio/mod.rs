@@ -10,4 +10,6 @@
 
 pub mod block;
 pub mod device;
+pub mod front;
 pub mod queue;
+pub mod transport;
