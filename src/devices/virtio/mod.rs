@@ -9,5 +9,8 @@
 //! A device knows no transport, and a transport knows no vCPU.
 
 pub mod block;
+pub mod chain;
 pub mod device;
 pub mod queue;
+#[cfg(test)]
+pub mod testing;
