@@ -282,7 +282,7 @@ fn fill(chain: &Chain, ram: &GuestRam) -> u32 {
             };
             let count = random(piece);
             let written = piece.get(..count).filter(|part| !part.is_empty());
-            if !written.is_some_and(|part| ram.write(addr, part).is_ok()) {
+            if written.is_none_or(|part| ram.write(addr, part).is_err()) {
                 return count_of(left);
             }
             addr = addr.saturating_add(count as u64);
