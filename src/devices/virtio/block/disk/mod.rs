@@ -4,6 +4,16 @@
 //! threads at once; where the bytes of a request lie in one host file without a gap,
 //! [`Disk::locate`] says so, and the device's thread has io_uring do the transfer.
 
+pub mod error;
+pub mod host_file;
+pub mod lock;
+pub mod open;
+pub mod raw;
+mod stat;
+#[cfg(test)]
+mod testing;
+mod transfer;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 
