@@ -8,7 +8,9 @@ pub mod error;
 pub mod host_file;
 pub mod lock;
 pub mod open;
+mod overlay;
 pub mod raw;
+mod sector_map;
 mod stat;
 #[cfg(test)]
 mod testing;

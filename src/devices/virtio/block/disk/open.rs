@@ -19,6 +19,7 @@ use std::sync::Arc;
 use super::Disk;
 use super::error::DiskError;
 use super::host_file::HostFile;
+use super::overlay::{Overlay, ReadPart};
 use super::raw::RawDisk;
 
 /// What is in a disk's file.
@@ -90,8 +91,20 @@ pub fn open(options: &DiskOptions) -> Result<Arc<dyn Disk>, DiskError> {
         });
     }
     match resolve(&file, options.format)? {
-        _ => Ok(Arc::new(RawDisk::new(file))),
+        _ => Ok(finish(options, RawDisk::new(file))?),
     }
+}
+
+/// Puts a place for the guest's writes over the disk, if it is ephemeral.
+fn finish<D: ReadPart + 'static>(
+    options: &DiskOptions,
+    disk: D,
+) -> Result<Arc<dyn Disk>, DiskError> {
+    if !options.ephemeral {
+        return Ok(Arc::new(disk));
+    }
+    let dir = options.scratch_dir.as_deref();
+    Ok(Arc::new(Overlay::new(disk, &options.path, dir)?))
 }
 
 /// The format of a file about which the user has said `wanted`; never

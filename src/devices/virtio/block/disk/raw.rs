@@ -1,9 +1,11 @@
 //! A disk whose bytes lie in a file or block device one after the other.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::host_file::HostFile;
+use super::overlay::ReadPart;
 use super::stat::SECTOR;
 use super::transfer::Pieces;
 use super::{Access, Disk, DiskLimits, Location};
@@ -43,6 +45,30 @@ impl RawDisk {
     }
 }
 
+impl ReadPart for RawDisk {
+    fn read_part(&self, buffers: &IoBuffers, part: Range<usize>, offset: u64) -> io::Result<()> {
+        let len = part.len();
+        self.check(offset, len as u64)?;
+        let pieces = Pieces::of(buffers);
+        let done = self
+            .file
+            .transfer(Access::Read, pieces, part.clone(), offset)?;
+        if done == len {
+            return Ok(());
+        }
+        // All that may be missing is what fills up the last sector.
+        if offset.saturating_add(done as u64) < self.file.len() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let zeros = [0; SECTOR as usize];
+        let rest = zeros.get(..len.saturating_sub(done)).unwrap_or(&zeros);
+        if !buffers.copy_in(part.start.saturating_add(done), rest) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(())
+    }
+}
+
 impl Disk for RawDisk {
     fn len(&self) -> u64 {
         self.len
@@ -57,23 +83,7 @@ impl Disk for RawDisk {
     }
 
     fn read_at(&self, buffers: &mut IoBuffers, offset: u64) -> io::Result<()> {
-        let len = buffers.len();
-        self.check(offset, len as u64)?;
-        let pieces = Pieces::of(buffers);
-        let done = self.file.transfer(Access::Read, pieces, 0..len, offset)?;
-        if done == len {
-            return Ok(());
-        }
-        // All that may be missing is what fills up the last sector.
-        if offset.saturating_add(done as u64) < self.file.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let zeros = [0; SECTOR as usize];
-        let rest = zeros.get(..len.saturating_sub(done)).unwrap_or(&zeros);
-        if !buffers.copy_in(done, rest) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(())
+        self.read_part(buffers, 0..buffers.len(), offset)
     }
 
     fn write_at(&self, buffers: &mut IoBuffers, offset: u64) -> io::Result<()> {
