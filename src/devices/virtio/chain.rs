@@ -1,5 +1,8 @@
 //! Descriptor chains (virtio 1.2 §2.7.5), walked without trust in what they say.
 //!
+//! The crate's own iterator ends a chain where it finds it broken, so that a broken one
+//! looks like a short one; and it follows tables that nobody agreed to.
+//!
 //! A driver that breaks one of these rules has lost track of its own queue, and the
 //! device cannot guess what it meant, so each ends the queue (DEVICE_NEEDS_RESET):
 //!
@@ -14,14 +17,10 @@
 //! write flag of a descriptor that names a table (§2.7.5.3.2); flags that mean nothing.
 //! Whether a buffer is RAM finds out who uses it.
 
-use crate::memory::GuestRam;
+use virtio_queue::desc::split::Descriptor;
+use vm_memory::{Bytes, GuestAddress};
 
-/// VIRTQ_DESC_F_NEXT: the chain goes on.
-const NEXT: u16 = 1;
-/// VIRTQ_DESC_F_WRITE: for the device to write, else to read.
-const WRITE: u16 = 2;
-/// VIRTQ_DESC_F_INDIRECT: a table of descriptors.
-const INDIRECT: u16 = 4;
+use crate::memory::GuestRam;
 
 /// Bytes of a descriptor.
 pub(super) const DESCRIPTOR: u32 = 16;
@@ -68,13 +67,6 @@ pub(super) struct Table {
     pub len: u32,
 }
 
-/// `struct virtq_desc`.
-struct Descriptor {
-    buffer: Buffer,
-    flags: u16,
-    next: u16,
-}
-
 impl Chain {
     /// Room for chains of up to `descriptors`: with the queue's largest size, reading
     /// chains allocates nothing.
@@ -103,13 +95,13 @@ impl Chain {
         let mut total = 0;
         let mut room = rules.longest;
         loop {
-            let Descriptor {
-                buffer,
-                flags,
-                next,
-            } = table.read(ram, index)?;
-            if flags & INDIRECT != 0 {
-                if !in_queue || !rules.indirect || flags & NEXT != 0 {
+            let descriptor = table.read(ram, index)?;
+            let buffer = Buffer {
+                addr: descriptor.addr().0,
+                len: descriptor.len(),
+            };
+            if descriptor.refers_to_indirect_table() {
+                if !in_queue || !rules.indirect || descriptor.has_next() {
                     return None;
                 }
                 in_queue = false;
@@ -122,17 +114,17 @@ impl Chain {
             if total > MOST_BYTES {
                 return None;
             }
-            if flags & WRITE != 0 {
+            if descriptor.is_write_only() {
                 self.writable.push(buffer);
             } else if self.writable.is_empty() {
                 self.readable.push(buffer);
             } else {
                 return None;
             }
-            if flags & NEXT == 0 {
+            if !descriptor.has_next() {
                 return Some(());
             }
-            index = next;
+            index = descriptor.next();
         }
     }
 }
@@ -153,17 +145,8 @@ impl Table {
             return None;
         }
         let offset = u64::from(index).saturating_mul(u64::from(DESCRIPTOR));
-        let mut bytes = [0; DESCRIPTOR as usize];
-        ram.read(self.addr.checked_add(offset)?, &mut bytes).ok()?;
-        let word = u128::from_le_bytes(bytes);
-        Some(Descriptor {
-            buffer: Buffer {
-                addr: word as u64,
-                len: (word >> 64) as u32,
-            },
-            flags: (word >> 96) as u16,
-            next: (word >> 112) as u16,
-        })
+        let addr = self.addr.checked_add(offset)?;
+        ram.backend().read_obj(GuestAddress(addr)).ok()
     }
 }
 

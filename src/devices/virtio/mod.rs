@@ -12,5 +12,6 @@ pub mod block;
 pub mod chain;
 pub mod device;
 pub mod queue;
+pub mod rng;
 #[cfg(test)]
 pub mod testing;
