@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  RSDP ─► XSDT ─► FADT ─► FACS
-//!              │       └─► DSDT   \_S5, COM1, RTC, pvpanic, the PCI root
+//!              │       └─► DSDT   \_S5, COM1, RTC, pvpanic, virtio-mmio devices, the PCI root
 //!              ├─► MADT           local APICs, the IOAPIC
 //!              └─► MCFG           configuration space, if there is PCI
 //! ```
@@ -41,6 +41,9 @@ pub struct AcpiConfig {
     pub legacy_pic: bool,
     /// Number of PCI devices, 00:01.0 and up; without any there is no PCI.
     pub pci_devices: usize,
+    /// Number of virtio-mmio devices to declare, in the places that
+    /// [`virtio_mmio_slot`](crate::memory::layout::virtio_mmio_slot) gives them.
+    pub virtio_mmio_devices: usize,
 }
 
 /// Why the tables could not be made.

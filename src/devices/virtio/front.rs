@@ -389,14 +389,14 @@ impl Front {
     }
 
     fn activate(&mut self, interrupt: &Arc<dyn VirtioInterrupt>) -> Result<(), StartError> {
-        let event_idx = self.driver_features & EVENT_IDX != 0;
+        let features = self.driver_features;
         let sizes = self.device.queue_sizes();
         let mut queues = Vec::with_capacity(self.queues.len());
         for (index, ((state, kick), max)) in
             (0u16..).zip(self.queues.iter().zip(&self.kicks).zip(sizes))
         {
             if state.ready {
-                let rings = VirtQueue::new(self.ram.clone(), state, *max, event_idx)
+                let rings = VirtQueue::new(self.ram.clone(), state, *max, features)
                     .map_err(|source| StartError::Queue { index, source })?;
                 queues.push(ActiveQueue {
                     index,
@@ -407,7 +407,7 @@ impl Front {
         }
         self.activated = true;
         self.device.activate(Activation {
-            features: self.driver_features,
+            features,
             queues,
             interrupt: interrupt.clone(),
         })?;
