@@ -81,6 +81,7 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         ticks_held_back: ended.ticks_held_back,
         undefined_in_user_mode: ended.undefined_in_user_mode,
         serial_lost: ended.output.map_or(0, |output| output.lost),
+        disks: ended.disks,
         line_open: ended.output.is_some_and(|output| output.line_open),
     })
 }

@@ -9,7 +9,7 @@ use kvm_ioctls::VmFd;
 use super::builder::BuiltVm;
 use super::error::BuildError;
 use super::exit::ExitReason;
-use super::report::millis;
+use super::report::{DiskReport, millis};
 use crate::console::{ConsoleEnd, Finished, Patience};
 use crate::memory::GuestRam;
 use crate::terminal;
@@ -48,6 +48,8 @@ pub struct Ended {
     pub undefined_in_user_mode: u64,
     /// What became of the serial output.
     pub output: Option<Finished>,
+    /// What each disk has served.
+    pub disks: Vec<DiskReport>,
     /// When the guest sent its first byte, in milliseconds since the process started.
     pub first_serial_byte: Option<f64>,
 }
@@ -154,6 +156,7 @@ impl RunningVm {
             ticks_held_back: 0,
             undefined_in_user_mode: 0,
             output: None,
+            disks: Vec::new(),
             first_serial_byte: None,
         };
         if outcomes.len() < vcpus {
