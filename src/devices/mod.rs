@@ -63,6 +63,12 @@ pub trait IrqLine: Send + Sync {
     fn pulse(&self);
 }
 
+/// A level-triggered interrupt input, as a device that holds it sees it.
+pub trait LevelLine: Send + Sync {
+    /// Asserts or negates the line; it stays so.
+    fn set_level(&self, asserted: bool);
+}
+
 /// A device behind a range of ports or addresses.
 pub trait BusDevice: Send {
     /// The guest reads `data.len()` bytes (1, 2, 4 or 8) at `offset` into the

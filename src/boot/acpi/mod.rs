@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  RSDP ─► XSDT ─► FADT ─► FACS
-//!              │       └─► DSDT   \_S5, COM1, RTC, pvpanic
+//!              │       └─► DSDT   \_S5, COM1, RTC, pvpanic, virtio-mmio devices
 //!              └─► MADT           local APICs, the IOAPIC
 //! ```
 //!
@@ -37,6 +37,9 @@ pub struct AcpiConfig {
     /// Whether the machine has a PC's two 8259A and its 8254 (KVM's full
     /// in-kernel irqchip and PIT).
     pub legacy_pic: bool,
+    /// Number of virtio-mmio devices to declare, in the places that
+    /// [`virtio_mmio_slot`](crate::memory::layout::virtio_mmio_slot) gives them.
+    pub virtio_mmio_devices: usize,
 }
 
 /// Why the tables could not be made.
@@ -71,7 +74,7 @@ pub fn build(config: &AcpiConfig, ram: &GuestRam) -> Result<u64, AcpiError> {
     let mut place = |table: &[u8], align| room.place(table, align).ok_or_else(no_room)?;
 
     let facs = place(&bytes(&FACS::new()), 64)?;
-    let dsdt = place(dsdt::dsdt().as_slice(), 8)?;
+    let dsdt = place(dsdt::dsdt(config).as_slice(), 8)?;
     let fadt = place(&bytes(&fadt::fadt(facs, dsdt)), 8)?;
     let madt = madt::madt(config).ok_or_else(no_room)?;
     let madt = place(madt.as_slice(), 8)?;

@@ -4,6 +4,7 @@ use crate::memory::layout::{IOAPIC_ADDR, LAPIC_ADDR, PORT_ACPI_PM1A_CNT, PORT_AC
 const ONE_CPU: AcpiConfig = AcpiConfig {
     cpus: 1,
     legacy_pic: false,
+    virtio_mmio_devices: 0,
 };
 
 fn ram() -> GuestRam {
@@ -195,4 +196,25 @@ fn the_dsdt_is_small_and_names_s5_and_the_devices() {
     assert!(has(b"RTC_") && has(&[0x47, 0x01, 0x70, 0x00, 0x70, 0x00, 1, 2]));
     assert!(has(b"QEMU0001\0") && has(&[0x47, 0x01, 0x05, 0x05, 0x05, 0x05, 1, 1]));
     assert!(has(&[0x89, 6, 0, 0b11, 1, 4, 0, 0, 0]));
+    assert!(!has(b"LNRO0005"));
+}
+
+#[test]
+fn virtio_mmio_devices_have_their_registers_and_pins() {
+    let dsdt = tables(&AcpiConfig {
+        virtio_mmio_devices: 9,
+        ..ONE_CPU
+    })
+    .dsdt;
+    let count = |bytes: &[u8]| dsdt.windows(bytes.len()).filter(|w| *w == bytes).count();
+    assert_eq!(count(b"LNRO0005\0"), 9);
+    assert_eq!(count(b"VR00") + count(b"VR08"), 2);
+    // Memory32Fixed, writable; then an edge, active high, exclusive (ACPI 6.3 §6.4.3).
+    let first = [
+        0x86, 9, 0, 1, 0, 0, 0, 0xd0, 0, 0x10, 0, 0, 0x89, 6, 0, 0b11, 1, 5, 0, 0, 0,
+    ];
+    let last = [
+        0x86, 9, 0, 1, 0, 0x80, 0, 0xd0, 0, 0x10, 0, 0, 0x89, 6, 0, 0b11, 1, 16, 0, 0, 0,
+    ];
+    assert_eq!((count(&first), count(&last)), (1, 1));
 }
