@@ -26,8 +26,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-use mayfly::host::Backend;
 use machines::{Machine, Workload};
+use mayfly::host::Backend;
 use serde_json::Value;
 
 /// Rounds of all contenders, unless the command line gives another number.
