@@ -23,6 +23,7 @@ pub mod cmos_rtc;
 pub mod debug_exit;
 pub mod i8042;
 pub mod ioapic;
+pub mod pci;
 pub mod port61;
 pub mod pvpanic;
 pub mod reset_control;

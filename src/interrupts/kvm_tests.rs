@@ -174,7 +174,7 @@ fn a_level_line_is_one_for_all_who_share_it() {
 fn a_doorbell_is_registered_once_and_can_be_moved() {
     let machine = machine(IrqchipMode::Split);
     let doorbells = KvmDoorbells::new(machine.vm.clone());
-    let fd = EventFd::new(EFD_NONBLOCK).unwrap();
+    let fd = EventFd::new(libc::EFD_NONBLOCK).unwrap();
     for queue in [None, Some(3)] {
         let addr = if queue.is_some() {
             0xd000_1000

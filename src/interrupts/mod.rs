@@ -30,7 +30,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VmFd;
 use thiserror::Error;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::devices::ioapic::{Ioapic, IoapicLine, IoapicState};
 use crate::devices::{IrqLine, LevelLine};
@@ -203,7 +203,8 @@ impl Interrupts {
     }
 
     fn irqfd(&self, gsi: u32) -> Result<EventFd, InterruptError> {
-        let fd = EventFd::new(EFD_NONBLOCK).map_err(InterruptError::EventFd)?;
+        let fd = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)
+            .map_err(InterruptError::EventFd)?;
         self.vm
             .register_irqfd(&fd, gsi)
             .map_err(|source| InterruptError::Irqfd { gsi, source })?;

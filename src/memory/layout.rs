@@ -16,7 +16,7 @@
 //! | `0xd000_0000..0xe000_0000`      | 32-bit MMIO window of devices, of it:            |
 //! | `0xd000_0000..0xd001_0000`      | virtio-mmio devices, a page each                 |
 //! | `0xd010_0000..0xe000_0000`      | PCI BARs                                         |
-//! | `0xe000_0000..0xf000_0000`      | PCI ECAM (256 buses)                             |
+//! | `0xe000_0000..0xe010_0000`      | PCI ECAM (one bus)                               |
 //! | `0xfec0_0000..0xfec0_1000`      | IOAPIC                                           |
 //! | `0xfee0_0000..0xfee0_1000`      | local APIC                                       |
 //! | `0xfffb_c000..0xffff_c000`      | KVM's identity map and TSS pages (VT-x)          |
@@ -74,6 +74,8 @@ pub const PCI_BAR_START: u64 = MMIO32_START + 0x10_0000;
 pub const PCI_BAR_SIZE: u64 = MMIO32_START + MMIO32_SIZE - PCI_BAR_START;
 /// PCI ECAM window.
 pub const ECAM_START: u64 = 0xe000_0000;
+/// Size of the ECAM window in bytes: one bus.
+pub const ECAM_SIZE: u64 = 0x10_0000;
 /// IOAPIC registers.
 pub const IOAPIC_ADDR: u64 = 0xfec0_0000;
 /// Size of the IOAPIC's register window in bytes.
@@ -109,12 +111,17 @@ pub const PORT_ACPI_PM1A_EVT: u16 = 0x600;
 pub const PORT_ACPI_PM1A_CNT: u16 = 0x604;
 /// ACPI reset register (FADT `RESET_REG`): the PC's port 0xcf9.
 pub const PORT_RESET: u16 = 0xcf9;
+/// PCI configuration mechanism #1, 8 ports; [`PORT_RESET`] is one of them.
+pub const PORT_PCI_CONFIG: u16 = 0xcf8;
 /// Value of the FADT `RESET_VALUE`.
 pub const RESET_VALUE: u8 = 0x6;
 /// SLP_TYP of S5 in the DSDT's `_S5` package.
 pub const ACPI_S5_SLP_TYP: u8 = 5;
 /// ISA interrupt of ACPI (SCI).
 pub const IRQ_SCI: u32 = 9;
+/// GSIs of PCI's INTx, level-triggered and shared: of even and of odd devices. They
+/// are ISA interrupts, so that a guest with nothing but a PIC has them too.
+pub const PCI_INTX_GSIS: [u32; 2] = [10, 11];
 /// Input pins of the IOAPIC, GSI 0 to 23.
 pub const IOAPIC_PINS: u32 = 24;
 

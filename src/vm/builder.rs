@@ -172,6 +172,7 @@ pub fn build(
     let acpi_config = acpi::AcpiConfig {
         cpus: config.cpus,
         legacy_pic: irqchip == IrqchipMode::Kernel,
+        pci_devices: 0,
         virtio_mmio_devices: 0,
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;

@@ -12,7 +12,8 @@
 //!
 //! The RTC lists no interrupt, for it raises none: drivers then offer no alarm
 //! instead of one that never rings. `LNRO0005` is what Linux knows a virtio-mmio
-//! device by; there are as many as the machine has, mostly none.
+//! device by; there are as many as the machine has, mostly none. [`pci`] adds the PCI
+//! root.
 
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope,
@@ -20,7 +21,7 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci};
 use crate::devices::{cmos_rtc, pvpanic, serial};
 use crate::memory::layout::{
     ACPI_S5_SLP_TYP, IRQ_SERIAL, PORT_CMOS, PORT_PVPANIC, PORT_SERIAL, VIRTIO_MMIO_SIZE,
@@ -39,6 +40,9 @@ pub fn dsdt(config: &AcpiConfig) -> Sdt {
     let mut aml = Vec::new();
     soft_off(&mut aml);
     system_bus(config, &mut aml);
+    if config.pci_devices > 0 {
+        pci::root(config.pci_devices, &mut aml);
+    }
     let mut table = Sdt::new(
         *b"DSDT",
         HEADER_LEN,

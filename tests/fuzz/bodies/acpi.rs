@@ -1,14 +1,14 @@
 //! The ACPI and MP tables and the memory map of arbitrary machines.
 //!
 //! Input: CPUs (32 bits), memory in pages (64 bits), flags (8 bits), of which the upper
-//! five are the number of virtio-mmio devices. The tables are
+//! five are the number of virtio-mmio devices, and PCI devices (8 bits). The tables are
 //! read back as a guest reads them: from the RSDP on, and by the MP signature.
 
 use mayfly::boot::acpi::{self, AcpiConfig, AcpiError};
 use mayfly::boot::{MapKind, memory_map, mptable};
 use mayfly::devices::cmos_rtc::CmosRtcState;
 use mayfly::memory::GuestRam;
-use mayfly::memory::layout::{ACPI_END, ACPI_START, EBDA_START, ISA_HOLE_START};
+use mayfly::memory::layout::{ACPI_END, ACPI_START, EBDA_START, ECAM_START, ISA_HOLE_START};
 
 use super::script::{Script, sum, u16_at, u32_at, u64_at};
 
@@ -43,6 +43,7 @@ pub fn run(data: &[u8]) {
     let config = AcpiConfig {
         cpus,
         legacy_pic: flags & LEGACY_PIC != 0,
+        pci_devices: usize::from(script.u8() % 32),
         virtio_mmio_devices: usize::from(flags >> 3),
     };
     check_map(&ram);
@@ -120,7 +121,12 @@ fn check_acpi(ram: &GuestRam, rsdp_addr: u64, config: &AcpiConfig) {
     assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
     assert_eq!(u32_at(&rsdp, 20), 36);
     let xsdt = walk.table(u64_at(&rsdp, 24), b"XSDT");
-    assert_eq!(xsdt.len(), 36 + 2 * 8);
+    let with_pci = config.pci_devices > 0;
+    assert_eq!(xsdt.len(), 36 + 2 * 8 + 8 * usize::from(with_pci));
+    if with_pci {
+        let mcfg = walk.table(u64_at(&xsdt, 52), b"MCFG");
+        assert_eq!((mcfg.len(), u64_at(&mcfg, 44)), (60, ECAM_START));
+    }
     let fadt = walk.table(u64_at(&xsdt, 36), b"FACP");
     let madt = walk.table(u64_at(&xsdt, 44), b"APIC");
     assert_eq!(u64::from(u32_at(&fadt, 40)), u64_at(&fadt, 140));

@@ -1,6 +1,7 @@
 //! The transports: how a driver reaches a virtio device's registers.
 
 pub mod mmio;
+pub mod pci;
 
 use std::io;
 
