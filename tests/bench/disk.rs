@@ -40,13 +40,31 @@ const MAX_CALLS: [(u64, f64); 2] = [(1, 2.0), (32, 0.5)];
 /// digits that the guest prints.
 const MAX_EXITS: u64 = 100;
 
-const WORKLOADS: [Workload; 6] = [
-    Workload::new("4 KiB random read, 1", 4096, 1, false, true, 3000),
-    Workload::new("4 KiB random write, 1", 4096, 1, true, true, 3000),
-    Workload::new("4 KiB random read, 32", 4096, 32, false, true, 30_000),
-    Workload::new("4 KiB random write, 32", 4096, 32, true, true, 30_000),
-    Workload::new("128 KiB seq. read, 8", 128 << 10, 8, false, false, 3000),
-    Workload::new("128 KiB seq. write, 8", 128 << 10, 8, true, false, 3000),
+const WORKLOADS: [(&str, Workload); 6] = [
+    (
+        "4 KiB random read, 1",
+        Workload::new(4096, 1, false, true, 3000),
+    ),
+    (
+        "4 KiB random write, 1",
+        Workload::new(4096, 1, true, true, 3000),
+    ),
+    (
+        "4 KiB random read, 32",
+        Workload::new(4096, 32, false, true, 30_000),
+    ),
+    (
+        "4 KiB random write, 32",
+        Workload::new(4096, 32, true, true, 30_000),
+    ),
+    (
+        "128 KiB seq. read, 8",
+        Workload::new(128 << 10, 8, false, false, 3000),
+    ),
+    (
+        "128 KiB seq. write, 8",
+        Workload::new(128 << 10, 8, true, false, 3000),
+    ),
 ];
 
 /// Who serves the requests.
@@ -112,7 +130,7 @@ fn compare(image: &Path, rounds: usize, direct: bool) -> Result<(), Box<dyn Erro
     let cache = if direct { "none" } else { "writeback" };
     println!("requests a second, best and median of {rounds} rounds, cache={cache};");
     println!("ratio to QEMU (best, median) and fraction of the native ceiling (best)");
-    for workload in WORKLOADS {
+    for (name, workload) in WORKLOADS {
         let contenders: Vec<Contender> = CONTENDERS
             .into_iter()
             .filter(|contender| *contender != Contender::Qemu || qemu)
@@ -124,13 +142,13 @@ fn compare(image: &Path, rounds: usize, direct: bool) -> Result<(), Box<dyn Erro
                 rates.push(rate(*contender, image, workload, direct)?);
             }
         }
-        print_rates(workload, &contenders, &mut rates);
+        println!("{name}");
+        print_rates(&contenders, &mut rates);
     }
     Ok(())
 }
 
-fn print_rates(workload: Workload, contenders: &[Contender], rates: &mut [Vec<f64>]) {
-    println!("{}", workload.name);
+fn print_rates(contenders: &[Contender], rates: &mut [Vec<f64>]) {
     let figures: Vec<(f64, f64)> = rates
         .iter_mut()
         .map(|rates| best_and_median(rates))
@@ -279,7 +297,7 @@ impl Costs {
         let workload = Workload {
             depth,
             count,
-            ..WORKLOADS[0]
+            ..WORKLOADS[0].1
         };
         let machine = Machine {
             guest: "blk_bench",

@@ -5,11 +5,18 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use mayfly::config::{CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, SerialConfig, VmConfig};
+use mayfly::console::Console;
+use mayfly::vm::builder::{self, Inputs};
+use mayfly::vm::exit::ExitReason;
+use mayfly::vm::running::RunningVm;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::common::{Mayfly, Outcome};
+use crate::common::{Mayfly, Outcome, bare};
 
 const TRANSPORTS: [&str; 2] = ["pci", "mmio"];
 const ENGINES: [&str; 2] = ["io_uring", "threads"];
@@ -249,6 +256,42 @@ fn hostile_rings_and_registers_harm_nothing_on_mmio() {
 #[test]
 fn hostile_rings_and_resets_harm_no_pool_of_threads() {
     survives("virtio_hostile", "mmio", ",aio=threads", RING_CASES);
+}
+
+/// The guest's load goes on over many pauses, each of which waits for what is in
+/// flight. There is no command for it, so this one drives the library.
+#[test]
+fn pauses_lose_no_request() {
+    let image = Image::new();
+    let mut config = VmConfig::new(bare("blk_bench"));
+    config.serial = SerialConfig::Null;
+    config.memory = 64 << 20;
+    config.cmdline = CmdlineConfig {
+        mode: CmdlineMode::Replace,
+        text: "bare.count=40000 bare.depth=32 bare.random=1".into(),
+    };
+    let mut disk = DiskConfig::new(image.path());
+    disk.format = DiskFormat::Raw;
+    config.disks.push(disk);
+    let inputs = Inputs::open(&config).expect("this test needs /dev/kvm");
+    let console = Console::open(&config.serial).unwrap();
+    let built = builder::build(&config, inputs, console, Instant::now()).unwrap();
+    let lifecycle = built.machine.lifecycle.clone();
+    let vm = RunningVm::start(built).unwrap();
+    vm.start_writer().unwrap();
+    let mut pauses = 0;
+    while lifecycle.reason().is_none() {
+        vm.pause();
+        vm.resume();
+        pauses += 1;
+        thread::sleep(Duration::from_millis(1));
+    }
+    let ended = vm.finish();
+    println!("{pauses} pauses");
+    assert_eq!(ended.reason, ExitReason::Reset);
+    assert_eq!(ended.disks[0].requests, 40_000);
+    assert!(pauses > 1, "the guest was faster than the first pause");
+    image.is_unchanged();
 }
 
 /// All exits of a run, and what its disk served and cost.

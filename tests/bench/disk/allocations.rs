@@ -61,7 +61,7 @@ pub fn per_request(image: &Path, transport: &str) -> Result<f64, Box<dyn Error>>
 fn allocations(image: &Path, transport: &str, count: u64) -> Result<u64, Box<dyn Error>> {
     let workload = Workload {
         count,
-        ..WORKLOADS[2]
+        ..WORKLOADS[2].1
     };
     let mut text = workload.words();
     let mut config = VmConfig::new(guests::bare("blk_bench"));

@@ -15,7 +15,6 @@ const QEMU_STRIDE: u64 = 0x200;
 /// What is asked of the disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Workload {
-    pub name: &'static str,
     /// Bytes a request.
     pub block: u64,
     /// Requests in flight.
@@ -26,16 +25,8 @@ pub struct Workload {
 }
 
 impl Workload {
-    pub const fn new(
-        name: &'static str,
-        block: u64,
-        depth: u64,
-        write: bool,
-        random: bool,
-        count: u64,
-    ) -> Self {
+    pub const fn new(block: u64, depth: u64, write: bool, random: bool, count: u64) -> Self {
         Self {
-            name,
             block,
             depth,
             write,
@@ -66,7 +57,7 @@ pub struct Machine<'a> {
     pub image: &'a Path,
     /// Past the host's page cache.
     pub direct: bool,
-    /// The IOAPIC pin of the first virtio-mmio device, for guests that want one.
+    /// What the guest is told.
     pub words: &'a str,
 }
 

@@ -100,7 +100,7 @@ fn count() -> Result<BTreeMap<String, Vec<u64>>, Box<dyn Error>> {
     for contender in CONTENDERS {
         for (depth, write, doubled) in runs() {
             let name = name(contender, depth, write, doubled);
-            let mut workload = Workload::new("", 4096, depth, write, true, REQUESTS);
+            let mut workload = Workload::new(4096, depth, write, true, REQUESTS);
             if doubled {
                 workload.count *= 2;
             }
