@@ -9,6 +9,7 @@ main:
     OWN_TABLES
     call load_init
     call map_user
+    call open_ports
     lea load, %rdi
     mov $0x3002, %esi           /* IOPL 3 */
     jmp enter_user

@@ -16,6 +16,7 @@ main:
     CHECK_IF nc, "the entropy device starts"
     jc 9f
     call map_user
+    call open_ports
     lea go, %rdi
     mov $0x3002, %esi           /* IOPL 3 */
     jmp enter_user
