@@ -27,11 +27,15 @@ const SHARED: &[(&str, &str)] = sources![
     "kvmclock.inc",
     "memory_map.inc",
     "user.inc",
+    "virtio.inc",
+    "virtio_blk.inc",
     "window.inc",
 ];
 
 /// The guests, one a file.
 const GUESTS: &[(&str, &str)] = sources![
+    "blk_pattern.S",
+    "blk_rw.S",
     "boot_linux64.S",
     "boot_pvh.S",
     "deadline_ticks.S",
