@@ -8,6 +8,7 @@ mod bare;
 mod boot;
 mod common;
 mod corpora;
+mod disk;
 mod doctor;
 mod emulated_host;
 mod json;

@@ -36,6 +36,7 @@ const SHARED: &[(&str, &str)] = sources![
 const GUESTS: &[(&str, &str)] = sources![
     "blk_pattern.S",
     "blk_rw.S",
+    "blk_sweep.S",
     "boot_linux64.S",
     "boot_pvh.S",
     "deadline_ticks.S",

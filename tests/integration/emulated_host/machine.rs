@@ -68,8 +68,9 @@ impl EmulatedHost {
     /// Gives the host a disk, QEMU's `-drive` with these options (`file=PATH`), raw and
     /// virtio, and returns its name there. Its errors are the host's to see.
     pub fn add_disk(&mut self, options: &str) -> String {
-        self.disks
-            .push(format!("{options},format=raw,if=virtio,rerror=report,werror=report"));
+        self.disks.push(format!(
+            "{options},format=raw,if=virtio,rerror=report,werror=report"
+        ));
         // The root disk is vda.
         let letter = char::from(b'a' + u8::try_from(self.disks.len()).expect("few disks"));
         format!("/dev/vd{letter}")

@@ -1,7 +1,10 @@
 //! The second kind of host: hardware KVM. QEMU's emulated SVM runs a Debian kernel
 //! with kvm-amd, and this very test binary runs in it.
 
+mod debian_root;
 pub mod machine;
+mod nbd;
+mod power_cut;
 pub mod root;
 mod stock;
 
