@@ -1,7 +1,8 @@
 //! A whole Debian: its own cloud kernel and initramfs, its root on a disk that
 //! guest-images/debian/root.sh has installed.
 //!
-//! Only on hardware KVM; tests/bench/debian_root.sh boots the same on this host's.
+//! Only on hardware KVM; `tests/bench/stock_kernels.sh --debian` boots the
+//! same on this machine's, where it takes minutes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
