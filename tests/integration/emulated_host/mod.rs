@@ -2,6 +2,7 @@
 //! with kvm-amd, and this very test binary runs in it.
 
 mod debian_root;
+mod disk_errors;
 pub mod machine;
 mod nbd;
 mod power_cut;
@@ -50,7 +51,9 @@ fn path_with_sbin() -> String {
 /// Where a program of this machine is.
 fn found(program: &str) -> PathBuf {
     let path = path_with_sbin();
-    let mut places = path.split(':').map(|folder| Path::new(folder).join(program));
+    let mut places = path
+        .split(':')
+        .map(|folder| Path::new(folder).join(program));
     let place = places.find(|place| place.is_file());
     place.unwrap_or_else(|| panic!("there is no {program} in {path}"))
 }

@@ -3,7 +3,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use super::machine::EmulatedHost;
 use super::nbd::VolatileDisk;
@@ -128,7 +127,7 @@ fn power_cut_leaves_what_was_flushed_to_files_on_ext4() {
 }
 
 /// An ext4 file system that holds an empty image.
-fn file_system_with(folder: &Path, image: &str) -> PathBuf {
+pub fn file_system_with(folder: &Path, image: &str) -> PathBuf {
     let (tree, disk) = (folder.join("tree"), folder.join("disk.ext4"));
     fs::create_dir(&tree).expect("create a directory");
     let empty = tree.join(image);
@@ -193,34 +192,4 @@ fn volatile_disk_loses_what_was_not_flushed() {
     let passing = 16 * 4096..16 * 4096 + 8;
     assert_eq!(&seen[passing.clone()], b"passing\n");
     assert_eq!(&kept[passing], [0; 8]);
-}
-
-#[test]
-fn bad_block_of_a_disk_is_an_io_error_for_the_guest() {
-    let folder = image_folder();
-    const PIECE: usize = 0x10000;
-    let mut victim = Victim::new(folder.path(), vec![0; 32 * PIECE]);
-    victim.disk.break_range(5 * PIECE..5 * PIECE + 4096);
-    victim.root.add(&bare("blk_sweep"));
-    victim.host.timeout = Duration::from_secs(90);
-    let run = |kind, aio| {
-        format!(
-            "{MAYFLY} run --disk path={},format=raw,cache=none,aio={aio} --kernel {} \
-             --cmdline bare.type={kind} 2>&1 || exit",
-            victim.name,
-            bare("blk_sweep").display()
-        )
-    };
-    let script = format!("{}\n{}\n", run(0, "io_uring"), run(1, "threads"));
-    let outcome = victim
-        .host
-        .run(victim.root, &["sh", "-c", &script])
-        .unwrap();
-    assert_eq!(outcome.status, 0, "{}", outcome.output);
-    // Sector 5 * 128.
-    let facts = "ok=1f ioerr=1 other=0 first=280 flush=0";
-    let swept = outcome.output.matches(facts).count();
-    assert_eq!(swept, 2, "{}", outcome.output);
-    let told = outcome.output.matches("Input/output error").count();
-    assert_eq!(told, 2, "{}", outcome.output);
 }
