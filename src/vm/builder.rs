@@ -172,9 +172,11 @@ pub fn build(
     let acpi_config = acpi::AcpiConfig {
         cpus: config.cpus,
         legacy_pic: irqchip == IrqchipMode::Kernel,
+        pci_devices: 0,
+        virtio_mmio_devices: 0,
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;
-    mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic)?;
+    mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic, 0)?;
     let options = BootOptions {
         protocol: boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),

@@ -4,6 +4,18 @@
 //! threads at once; where the bytes of a request lie in one host file without a gap,
 //! [`Disk::locate`] says so, and the device's thread has io_uring do the transfer.
 
+pub mod error;
+pub mod host_file;
+pub mod lock;
+pub mod open;
+mod overlay;
+pub mod raw;
+mod sector_map;
+mod stat;
+#[cfg(test)]
+mod testing;
+mod transfer;
+
 use std::io;
 use std::os::fd::BorrowedFd;
 
