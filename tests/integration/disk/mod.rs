@@ -15,7 +15,7 @@ use crate::common::disk::text;
 /// words for the kernel command line.
 fn bare_on(transport: &str, name: &str, words: &str) -> Mayfly {
     let place = match transport {
-        "mmio" => format!(" bare.mmio={}", 0xd000_0000u64),
+        "mmio" => format!(" bare.mmio={}", mayfly::memory::layout::VIRTIO_MMIO_START),
         _ => String::new(),
     };
     Mayfly::bare(name).args([
