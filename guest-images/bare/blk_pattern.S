@@ -29,6 +29,7 @@ main:
     PRINT "pattern\n"
     call blk_init
     call map_user
+    call open_ports
     lea go, %rdi
     mov $0x3002, %esi           /* IOPL 3 */
     jmp enter_user

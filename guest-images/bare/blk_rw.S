@@ -12,6 +12,7 @@ main:
     OWN_TABLES
     call blk_init
     call map_user
+    call open_ports
     lea go, %rdi
     mov $0x3002, %esi           /* IOPL 3 */
     jmp enter_user

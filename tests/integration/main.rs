@@ -9,6 +9,7 @@ mod boot;
 mod common;
 mod corpora;
 mod disk;
+mod disk_bare;
 mod doctor;
 mod emulated_host;
 mod json;

@@ -22,6 +22,8 @@ macro_rules! sources {
 const SHARED: &[(&str, &str)] = sources![
     "guest.ld",
     "acpi.inc",
+    "blk_load.inc",
+    "disk_hostile.inc",
     "guest.inc",
     "interrupts.inc",
     "kvmclock.inc",
@@ -34,6 +36,9 @@ const SHARED: &[(&str, &str)] = sources![
 
 /// The guests, one a file.
 const GUESTS: &[(&str, &str)] = sources![
+    "blk_bench.S",
+    "blk_hostile.S",
+    "blk_irq.S",
     "blk_pattern.S",
     "blk_rw.S",
     "blk_sweep.S",
@@ -53,6 +58,7 @@ const GUESTS: &[(&str, &str)] = sources![
     "poweroff.S",
     "pvpanic.S",
     "reset_cf9.S",
+    "rng.S",
     "serial_irq.S",
     "smp.S",
     "spin.S",
@@ -63,6 +69,7 @@ const GUESTS: &[(&str, &str)] = sources![
     "timer.S",
     "triple_fault.S",
     "uncovered.S",
+    "virtio_hostile.S",
     "wild_jump.S",
 ];
 
