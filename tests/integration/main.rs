@@ -8,6 +8,7 @@ mod bare;
 mod boot;
 mod common;
 mod corpora;
+mod disk;
 mod disk_bare;
 mod doctor;
 mod emulated_host;

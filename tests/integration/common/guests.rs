@@ -41,6 +41,7 @@ const GUESTS: &[(&str, &str)] = sources![
     "blk_irq.S",
     "blk_pattern.S",
     "blk_rw.S",
+    "blk_sweep.S",
     "boot_linux64.S",
     "boot_pvh.S",
     "deadline_ticks.S",

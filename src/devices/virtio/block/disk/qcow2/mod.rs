@@ -18,6 +18,10 @@
 mod chain;
 mod header;
 mod refcounts;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
