@@ -11,9 +11,12 @@ use crate::guest::{self, GuestError, Variant};
 
 /// The word on the command line that asks for a shell.
 const SHELL: &str = "mayfly.shell";
+/// The key on the command line that names the device of the root file system.
+const ROOT: &str = "root";
 
 /// Makes `config` boot the default guest, which is built first if need be. An
-/// initrd that the user gave stays.
+/// initrd that the user gave stays. With `root=` on the command line there is none:
+/// the kernel mounts that device itself.
 pub(super) fn choose(config: &mut VmConfig) -> Result<(), GuestError> {
     let mut progress = Progress::default();
     let image = guest::ensure(Variant::Full, &mut |percent, doing| {
@@ -22,7 +25,7 @@ pub(super) fn choose(config: &mut VmConfig) -> Result<(), GuestError> {
     progress.clear();
     let image = image?;
     config.kernel = image.vmlinux;
-    if config.initrd.is_none() {
+    if config.initrd.is_none() && !config.cmdline.has_key(ROOT) {
         let shell = config.cmdline.has_word(SHELL);
         config.initrd = Some(if shell { image.shell } else { image.init });
     }

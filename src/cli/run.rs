@@ -10,8 +10,8 @@ use clap::{ArgAction, Args};
 
 use super::{default_guest, exit_codes, logging, say};
 use crate::config::{
-    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, Irqchip, SerialConfig,
-    UnpackInitrd, VmConfig,
+    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, DiskConfig, Irqchip, SerialConfig,
+    Transport, UnpackInitrd, VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
@@ -64,6 +64,24 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "WHERE", default_value = "stdio",
           value_parser = OsStringValueParser::new().try_map(|text| serial(&text)))]
     serial: SerialConfig,
+
+    /// A disk, the first is /dev/vda: path=FILE, and after commas readonly or ephemeral,
+    /// format=, cache=, aio=, backing=, queues=, serial=, iops=, bandwidth= (may be repeated)
+    #[arg(long = "disk", value_name = "path=FILE,…", verbatim_doc_comment,
+          value_parser = OsStringValueParser::new().try_map(|text| DiskConfig::parse(&text)))]
+    disks: Vec<DiskConfig>,
+
+    /// How the guest finds its virtio devices: pci or mmio
+    #[arg(long, value_name = "KIND", default_value = "pci")]
+    transport: Transport,
+
+    /// Where ephemeral disks keep what the guest writes (in memory without it)
+    #[arg(long, value_name = "DIR")]
+    scratch_dir: Option<PathBuf>,
+
+    /// Give the guest a virtio entropy device
+    #[arg(long)]
+    rng: bool,
 
     /// How the kernel is entered: auto, linux64 or pvh
     #[arg(long, value_name = "PROTOCOL", default_value = "auto")]
@@ -162,6 +180,10 @@ impl RunArgs {
             memory: self.memory,
             irqchip: self.irqchip,
             serial: self.serial,
+            disks: self.disks,
+            transport: self.transport,
+            scratch_dir: self.scratch_dir,
+            rng: self.rng,
             timeout: self.timeout,
             ..VmConfig::new(self.kernel.unwrap_or_else(|| DEFAULT_GUEST.into()))
         }
@@ -191,6 +213,7 @@ mod tests {
     fn every_flag_arrives() {
         let line = "--kernel k --initrd i --unpack-initrd=never --cmdline -- --cpus 4 \
                     --memory 1GiB --serial file=s --boot-protocol pvh --irqchip kernel \
+                    --disk path=a --disk b,readonly --transport mmio --scratch-dir d --rng \
                     --timeout 5m --json -vv";
         let flags: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(
@@ -208,6 +231,16 @@ mod tests {
                 serial: SerialConfig::File("s".into()),
                 boot_protocol: BootProtocol::Pvh,
                 irqchip: Irqchip::Kernel,
+                disks: vec![
+                    DiskConfig::new("a".into()),
+                    DiskConfig {
+                        readonly: true,
+                        ..DiskConfig::new("b".into())
+                    },
+                ],
+                transport: Transport::Mmio,
+                scratch_dir: Some("d".into()),
+                rng: true,
                 timeout: Some(Duration::from_secs(300)),
             }
         );

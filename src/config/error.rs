@@ -76,6 +76,50 @@ pub enum ConfigError {
         /// Which file.
         what: &'static str,
     },
+    /// A part of a `--disk` that is none of its options.
+    #[error(
+        "'{given}' is not an option of --disk; it takes path=FILE, readonly, ephemeral, format=, cache=, aio=, backing=, queues=, serial=, iops= and bandwidth= (a comma in a path is written twice)"
+    )]
+    DiskOption {
+        /// What was given.
+        given: String,
+    },
+    /// An option of `--disk` twice.
+    #[error("--disk has {option} twice; leave one of them out")]
+    DiskOptionTwice {
+        /// The option.
+        option: &'static str,
+    },
+    /// A `--disk` without a file.
+    #[error("a disk needs a file; write for example --disk path=disk.img")]
+    DiskWithoutPath,
+    /// `readonly` and `ephemeral` at once.
+    #[error(
+        "a disk is either readonly or ephemeral: with ephemeral the guest may write, and the file is never changed; leave one of them out"
+    )]
+    ReadOnlyEphemeral,
+    /// A serial number that the device cannot carry.
+    #[error(
+        "'{given}' cannot be the serial number of a disk; use at most 20 letters, digits and signs"
+    )]
+    DiskSerial {
+        /// What was given.
+        given: String,
+    },
+    /// No queue, or more than vCPUs.
+    #[error("{queues} queues do not suit a disk of a VM with {cpus} CPUs; use 1 to {cpus}")]
+    DiskQueues {
+        /// Number asked for.
+        queues: u16,
+        /// vCPUs of the VM.
+        cpus: u32,
+    },
+    /// A limit at which nothing would ever be served.
+    #[error("a disk with {limit}=0 would never answer; leave it out for no limit")]
+    ZeroLimit {
+        /// Which limit.
+        limit: &'static str,
+    },
     /// A word out of a closed set was expected.
     #[error("{option} takes {expected}, not '{given}'")]
     Choice {

@@ -5,6 +5,9 @@
 //! What only KVM can tell (how many vCPUs, how wide an address) is checked by
 //! [`check_cpus`] and [`check_memory`] when the machine is built.
 
+#[macro_use]
+mod choice;
+pub mod disk;
 pub mod duration;
 mod error;
 mod limits;
@@ -17,6 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use disk::{Aio, Backing, Cache, DiskConfig, DiskFormat};
 pub use error::ConfigError;
 pub use limits::{check_cpus, check_memory};
 pub use serial::SerialConfig;
@@ -58,6 +62,18 @@ pub struct VmConfig {
     /// Where the serial port leads.
     #[serde(default)]
     pub serial: SerialConfig,
+    /// The disks, /dev/vda first.
+    #[serde(default)]
+    pub disks: Vec<DiskConfig>,
+    /// How the guest finds its virtio devices.
+    #[serde(default)]
+    pub transport: Transport,
+    /// Where ephemeral disks keep what the guest writes; in memory without it.
+    #[serde(default)]
+    pub scratch_dir: Option<PathBuf>,
+    /// Whether the guest has a virtio entropy device.
+    #[serde(default)]
+    pub rng: bool,
     /// After how long the VM is stopped.
     #[serde(default, with = "duration::optional")]
     pub timeout: Option<Duration>,
@@ -84,6 +100,10 @@ impl VmConfig {
             memory: MEMORY_DEFAULT,
             irqchip: Irqchip::default(),
             serial: SerialConfig::default(),
+            disks: Vec::new(),
+            transport: Transport::default(),
+            scratch_dir: None,
+            rng: false,
             timeout: None,
         }
     }
@@ -104,6 +124,18 @@ impl VmConfig {
             .is_some_and(|p| p.as_os_str().is_empty())
         {
             return Err(ConfigError::EmptyPath { what: "initrd" });
+        }
+        for disk in &self.disks {
+            disk.check(self.cpus)?;
+        }
+        if self
+            .scratch_dir
+            .as_ref()
+            .is_some_and(|p| p.as_os_str().is_empty())
+        {
+            return Err(ConfigError::EmptyPath {
+                what: "scratch directory",
+            });
         }
         if self.cmdline.text.contains('\0') {
             return Err(ConfigError::CmdlineNul);
@@ -134,6 +166,14 @@ impl CmdlineConfig {
             .split_ascii_whitespace()
             .any(|given| given == word)
     }
+
+    /// Whether the text gives `key` a value (`key=…`).
+    pub fn has_key(&self, key: &str) -> bool {
+        self.text
+            .split_ascii_whitespace()
+            .filter_map(|given| given.split_once('='))
+            .any(|(given, _)| given == key)
+    }
 }
 
 /// What the user's text does to the default command line.
@@ -145,31 +185,6 @@ pub enum CmdlineMode {
     Extend,
     /// Stands alone (`--cmdline-only`).
     Replace,
-}
-
-/// A closed set of words that an option takes, with its parser.
-macro_rules! choice {
-    ($(#[$meta:meta])* $name:ident, $option:literal, $expected:literal,
-     { $($(#[$vmeta:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
-        $(#[$meta])*
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-        pub enum $name { $($(#[$vmeta])* #[serde(rename = $word)] $variant),+ }
-
-        impl FromStr for $name {
-            type Err = ConfigError;
-
-            fn from_str(text: &str) -> Result<Self, ConfigError> {
-                match text {
-                    $($word => Ok(Self::$variant),)+
-                    _ => Err(ConfigError::Choice {
-                        option: $option,
-                        given: text.to_owned(),
-                        expected: $expected,
-                    }),
-                }
-            }
-        }
-    };
 }
 
 choice!(
@@ -208,6 +223,17 @@ choice!(
         Split = "split",
         /// All by KVM: local APICs, IOAPIC, PIC and PIT.
         Kernel = "kernel",
+    }
+);
+
+choice!(
+    /// How the guest finds its virtio devices.
+    Transport, "--transport", "pci or mmio", {
+        /// virtio-pci (virtio 1.2 §4.1), which distributions' kernels have built in.
+        #[default]
+        Pci = "pci",
+        /// virtio-mmio (virtio 1.2 §4.2), the smaller one.
+        Mmio = "mmio",
     }
 );
 
@@ -306,6 +332,8 @@ mod tests {
         };
         assert!(cmdline.has_word("mayfly.shell"));
         assert!(!cmdline.has_word("mayfly"));
+        assert!(cmdline.has_key("mayfly.shell"));
+        assert!(!cmdline.has_key("quiet") && !cmdline.has_key("shell"));
     }
 
     #[test]

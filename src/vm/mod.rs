@@ -4,11 +4,13 @@ pub mod advice;
 pub mod builder;
 pub mod control;
 mod devices;
+pub mod disks;
 pub mod error;
 pub mod exit;
 pub mod lifecycle;
 pub mod report;
 pub mod running;
+pub mod virtio;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -81,6 +83,7 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         ticks_held_back: ended.ticks_held_back,
         undefined_in_user_mode: ended.undefined_in_user_mode,
         serial_lost: ended.output.map_or(0, |output| output.lost),
+        disks: ended.disks,
         line_open: ended.output.is_some_and(|output| output.line_open),
     })
 }

@@ -24,6 +24,23 @@ pub struct Milestones {
     pub end: f64,
 }
 
+/// What a disk has served, over all its queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DiskReport {
+    /// Its name in the guest, if Linux runs there.
+    pub name: String,
+    /// Requests answered.
+    pub requests: u64,
+    /// Bytes the guest has read.
+    pub bytes_read: u64,
+    /// Bytes the guest has written.
+    pub bytes_written: u64,
+    /// System calls that its threads have made.
+    pub system_calls: u64,
+    /// Requests that were answered with an error.
+    pub errors: u64,
+}
+
 /// All that is told about a VM that has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -43,6 +60,8 @@ pub struct Report {
     pub undefined_in_user_mode: u64,
     /// Serial output that nobody took, in bytes.
     pub serial_lost: u64,
+    /// What each disk has served.
+    pub disks: Vec<DiskReport>,
     /// Whether the guest's output on stdout stopped in the middle of a line.
     pub line_open: bool,
 }
@@ -61,6 +80,7 @@ struct Line<'a> {
     ticks_held_back: u64,
     undefined_in_user_mode: u64,
     serial_lost: u64,
+    disks: &'a [DiskReport],
 }
 
 impl Report {
@@ -78,6 +98,7 @@ impl Report {
             ticks_held_back: 0,
             undefined_in_user_mode: 0,
             serial_lost: 0,
+            disks: Vec::new(),
             line_open: false,
         }
     }
@@ -96,6 +117,7 @@ impl Report {
             ticks_held_back: self.ticks_held_back,
             undefined_in_user_mode: self.undefined_in_user_mode,
             serial_lost: self.serial_lost,
+            disks: &self.disks,
         };
         // Only maps with keys that are not strings can fail, and there are none.
         let object = serde_json::to_string(&line).unwrap_or_default();
@@ -176,6 +198,11 @@ mod tests {
                 end: 1500.0,
             },
             exits: BTreeMap::from([("io-out".to_owned(), 7)]),
+            disks: vec![DiskReport {
+                name: "vda".to_owned(),
+                requests: 3,
+                ..DiskReport::default()
+            }],
             ..Report::of_failure(reason, Instant::now())
         }
     }
@@ -195,6 +222,8 @@ mod tests {
         assert_eq!(value["ticks_held_back"], 0);
         assert_eq!(value["undefined_in_user_mode"], 0);
         assert_eq!(value["serial_lost"], 0);
+        assert_eq!(value["disks"][0]["name"], "vda");
+        assert_eq!(value["disks"][0]["requests"], 3);
         assert!(value.get("message").is_none());
     }
 
