@@ -11,7 +11,9 @@
 pub mod block;
 pub mod chain;
 pub mod device;
+pub mod front;
 pub mod queue;
 pub mod rng;
 #[cfg(test)]
 pub mod testing;
+pub mod transport;

@@ -12,6 +12,9 @@ pub mod instruction;
 pub mod kernel_file;
 pub mod payload;
 pub mod script;
+pub mod virtio_block;
+pub mod virtio_pci;
+pub mod virtio_queue;
 
 /// A target: its name, which is its corpus' folder too, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -24,4 +27,7 @@ pub const TARGETS: &[Target] = &[
     ("instruction", instruction::run),
     ("kernel_file", kernel_file::run),
     ("payload", payload::run),
+    ("virtio_block", virtio_block::run),
+    ("virtio_pci", virtio_pci::run),
+    ("virtio_queue", virtio_queue::run),
 ];

@@ -6,9 +6,11 @@
 
 pub mod error;
 pub mod host_file;
+mod image_file;
 pub mod lock;
 pub mod open;
 mod overlay;
+mod qcow2;
 pub mod raw;
 mod sector_map;
 mod stat;

@@ -20,6 +20,7 @@ use super::Disk;
 use super::error::DiskError;
 use super::host_file::HostFile;
 use super::overlay::{Overlay, ReadPart};
+use super::qcow2::open_image;
 use super::raw::RawDisk;
 
 /// What is in a disk's file.
@@ -91,7 +92,8 @@ pub fn open(options: &DiskOptions) -> Result<Arc<dyn Disk>, DiskError> {
         });
     }
     match resolve(&file, options.format)? {
-        _ => Ok(finish(options, RawDisk::new(file))?),
+        Format::Auto | Format::Raw => finish(options, RawDisk::new(file)),
+        format => finish(options, open_image(file, format, options)?),
     }
 }
 

@@ -47,6 +47,20 @@ impl<'a> Pieces<'a> {
         lens.fold(0, usize::saturating_add)
     }
 
+    /// Calls `take` with each piece of bytes `part`, in order.
+    pub(super) fn each(self, mut part: Range<usize>, mut take: impl FnMut(libc::iovec)) {
+        while !part.is_empty() {
+            let (some, used) = self.some(part.clone());
+            for piece in some.iter().take(used) {
+                part.start = part.start.saturating_add(piece.iov_len);
+                take(*piece);
+            }
+            if used == 0 {
+                break;
+            }
+        }
+    }
+
     /// Up to [`SOME_PIECES`] pieces from byte `part.start` on, and not beyond its end.
     fn some(self, part: Range<usize>) -> ([libc::iovec; SOME_PIECES], usize) {
         let nothing = libc::iovec {
