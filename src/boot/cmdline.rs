@@ -103,6 +103,17 @@ pub(super) fn write_cmdline(
         .map_err(|source| memory_error("command line", source))
 }
 
+/// The values that `cmdline` gives to `key`, in order; a word without `=` gives "".
+pub(super) fn values<'a>(cmdline: &'a str, wanted: &str) -> Vec<&'a str> {
+    kernel_words(cmdline)
+        .into_iter()
+        .map(|word| word.trim_matches('"'))
+        .map(|word| word.split_once('=').unwrap_or((word, "")))
+        .filter(|(key, _)| same_key(key, wanted))
+        .map(|(_, value)| value)
+        .collect()
+}
+
 /// The words the kernel itself looks at: spaces part them except in double
 /// quotes, and those behind `--` are for init.
 fn kernel_words(text: &str) -> Vec<&str> {

@@ -2,9 +2,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use memchr::memmem::Finder;
 use rustix::fs::OFlags;
 
 use super::error::{BootError, FileRole};
@@ -175,6 +177,33 @@ impl Image {
         Ok(bytes)
     }
 
+    /// Whether the bytes of `needle` are somewhere in `range`.
+    ///
+    /// # Errors
+    /// [`BootError::Read`].
+    pub(super) fn contains(&self, range: Range<u64>, needle: &[u8]) -> Result<bool, BootError> {
+        const STEP: u64 = 1 << 18;
+        let finder = Finder::new(needle);
+        // What lies across the end of a step is found at that step.
+        let most = STEP.saturating_add(needle.len() as u64);
+        let mut buf = vec![0; usize::try_from(most).unwrap_or_default()];
+        let mut offset = range.start;
+        while offset < range.end.min(self.len) {
+            let rest = usize::try_from(range.end - offset).unwrap_or(usize::MAX);
+            let wanted = buf.len().min(rest);
+            let chunk = buf.get_mut(..wanted).unwrap_or_default();
+            let count = self.read_at(offset, chunk)?;
+            if finder
+                .find(chunk.get(..count).unwrap_or_default())
+                .is_some()
+            {
+                return Ok(true);
+            }
+            offset = offset.saturating_add(STEP);
+        }
+        Ok(false)
+    }
+
     /// Places `len` bytes from `offset` on at guest-physical `addr`.
     ///
     /// # Errors
@@ -239,6 +268,28 @@ mod tests {
 
     fn open(path: &Path) -> Result<Image, BootError> {
         Image::open(path, FileRole::Kernel, 100)
+    }
+
+    #[test]
+    fn text_is_found_wherever_it_lies() {
+        const STEP: usize = 1 << 18;
+        for at in [0, 1, STEP - 3, STEP - 1, STEP, 2 * STEP, 2 * STEP + 92] {
+            let mut bytes = vec![b'n'; 2 * STEP + 100];
+            bytes[at..at + 8].copy_from_slice(b"needless");
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("file");
+            std::fs::write(&file, &bytes).unwrap();
+            let image = Image::open(&file, FileRole::Kernel, 1 << 30).unwrap();
+            let end = bytes.len() as u64;
+            let at = at as u64;
+            for image in [&image, &image.with_bytes(bytes)] {
+                assert!(image.contains(0..end, b"needless").unwrap(), "{at}");
+                assert!(image.contains(at..at + 8, b"needless").unwrap(), "{at}");
+                assert!(!image.contains(at + 1..end, b"needless").unwrap());
+                assert!(!image.contains(0..at + 7, b"needless").unwrap());
+                assert!(!image.contains(end..u64::MAX, b"n").unwrap());
+            }
+        }
     }
 
     #[test]

@@ -189,6 +189,21 @@ impl Kernel {
             .unwrap_or(DEFAULT_CMDLINE_MAX)
     }
 
+    /// Whether `text` is in what is loaded of it. In a kernel that unpacks itself in
+    /// the guest there is nothing to be seen.
+    ///
+    /// # Errors
+    /// [`BootError::Read`].
+    pub(super) fn mentions(&self, text: &str) -> Result<bool, BootError> {
+        for segment in &self.segments {
+            let range = segment.offset..segment.offset.saturating_add(segment.file_len);
+            if self.image.contains(range, text.as_bytes())? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The setup header for the zero page, if the kernel came with one.
     pub(super) fn setup_header(&self) -> Option<&[u8]> {
         self.setup.as_ref().map(SetupHeader::raw)

@@ -24,6 +24,7 @@ mod pvh;
 mod symbols;
 #[cfg(test)]
 mod testing;
+pub mod virtio_mmio;
 
 use std::ops::Range;
 

@@ -5,7 +5,9 @@
 //! they go through the BIOS area page by page, which takes 2.3 s where kernel
 //! code is interpreted.
 
-use crate::memory::layout::{EBDA_START, IOAPIC_ADDR, ISA_HOLE_START, LAPIC_ADDR};
+use crate::memory::layout::{
+    EBDA_START, IOAPIC_ADDR, ISA_HOLE_START, LAPIC_ADDR, virtio_mmio_slot,
+};
 use crate::memory::{GuestRam, MemoryError};
 
 const SPEC_REVISION: u8 = 4;
@@ -34,19 +36,30 @@ const TYPE_EXT_INT: u8 = 3;
 const ALL_LOCAL_APICS: u8 = 0xff;
 
 const ISA_IRQS: u8 = 16;
+/// Conforms to the bus: for ISA, active high and edge-triggered.
+const CONFORMS: u8 = 0;
+/// Active high, edge-triggered.
+const HIGH_EDGE: u8 = 0b0101;
 const IRQ_PIT: u8 = 0;
 const IRQ_CASCADE: u8 = 2;
 /// The PIT is wired to pin 2, since pin 0 is the PIC's.
 const PIN_PIT: u8 = 2;
 
 /// Writes the table for `cpus` processors; `legacy_pic` says whether there are
-/// a PIC and a PIT. False if the machine has more processors than the EBDA
-/// holds: kernels for those know ACPI.
+/// a PIC and a PIT. The pins of the first `virtio_mmio_devices` are in it, so that the
+/// numbers in their words on the command line ([`super::virtio_mmio`]) are interrupts.
+/// False if the machine has more processors than the EBDA holds: kernels for those
+/// know ACPI.
 ///
 /// # Errors
 /// [`MemoryError`] if guest memory ends below the EBDA.
-pub fn write(ram: &GuestRam, cpus: u32, legacy_pic: bool) -> Result<bool, MemoryError> {
-    let Some(entries) = entries(cpus, legacy_pic) else {
+pub fn write(
+    ram: &GuestRam,
+    cpus: u32,
+    legacy_pic: bool,
+    virtio_mmio_devices: usize,
+) -> Result<bool, MemoryError> {
+    let Some(entries) = entries(cpus, legacy_pic, virtio_mmio_devices) else {
         return Ok(false);
     };
     let table_addr = EBDA_START + FLOATING_POINTER_LEN;
@@ -90,7 +103,7 @@ fn table(entries: &[Vec<u8>]) -> Vec<u8> {
 
 /// The entries, sorted by type as the specification wants them (§4.3); none if
 /// there are processors that 8 bits cannot number.
-fn entries(cpus: u32, legacy_pic: bool) -> Option<Vec<Vec<u8>>> {
+fn entries(cpus: u32, legacy_pic: bool, virtio_mmio_devices: usize) -> Option<Vec<Vec<u8>>> {
     let last = u8::try_from(cpus.checked_sub(1)?).ok()?;
     let mut entries: Vec<Vec<u8>> = (0..=last).map(processor).collect();
     entries.push([&[BUS, 0], b"ISA   ".as_slice()].concat());
@@ -103,14 +116,26 @@ fn entries(cpus: u32, legacy_pic: bool) -> Option<Vec<Vec<u8>>> {
             IRQ_PIT | IRQ_CASCADE => continue,
             irq => irq,
         };
-        entries.push(vec![IO_INTERRUPT, TYPE_INT, 0, 0, 0, irq, IO_APIC_ID, pin]);
+        entries.push(io_interrupt(CONFORMS, irq, pin));
     }
+    // The ISA interrupts among them are there already; Linux gives the others the
+    // number of their pin.
+    let pins = (0..virtio_mmio_devices)
+        .map_while(virtio_mmio_slot)
+        .filter_map(|slot| u8::try_from(slot.gsi).ok())
+        .filter(|pin| *pin >= ISA_IRQS);
+    entries.extend(pins.map(|pin| io_interrupt(HIGH_EDGE, pin, pin)));
     let local = |kind, lint| vec![LOCAL_INTERRUPT, kind, 0, 0, 0, 0, ALL_LOCAL_APICS, lint];
     if legacy_pic {
         entries.push(local(TYPE_EXT_INT, 0));
     }
     entries.push(local(TYPE_NMI, 1));
     Some(entries)
+}
+
+/// An input of the IOAPIC (§4.3.4), from bus 0.
+fn io_interrupt(flags: u8, irq: u8, pin: u8) -> Vec<u8> {
+    vec![IO_INTERRUPT, TYPE_INT, flags, 0, 0, irq, IO_APIC_ID, pin]
 }
 
 fn processor(apic_id: u8) -> Vec<u8> {
@@ -138,9 +163,13 @@ mod tests {
     use super::*;
 
     fn written(cpus: u32, legacy_pic: bool) -> Option<Vec<u8>> {
+        written_with(cpus, legacy_pic, 0)
+    }
+
+    fn written_with(cpus: u32, legacy_pic: bool, virtio: usize) -> Option<Vec<u8>> {
         let ram = GuestRam::new(1 << 20).unwrap();
         let mut bytes = vec![0; (ISA_HOLE_START - EBDA_START) as usize];
-        let done = write(&ram, cpus, legacy_pic).unwrap();
+        let done = write(&ram, cpus, legacy_pic, virtio).unwrap();
         ram.read(EBDA_START, &mut bytes).unwrap();
         assert_eq!(done, bytes.starts_with(b"_MP_"));
         done.then_some(bytes)
@@ -204,6 +233,29 @@ mod tests {
         assert!(pins(true).contains(&(0, 2)));
         assert!(!pins(false).iter().any(|(irq, _)| *irq == 0));
         assert!(pins(false).contains(&(4, 4)));
+    }
+
+    #[test]
+    fn pins_beyond_isa_are_listed_for_the_devices_that_have_them() {
+        let inputs = |virtio| -> Vec<Vec<u8>> {
+            parse(&written_with(1, false, virtio).unwrap())
+                .into_iter()
+                .filter(|(kind, _)| *kind == IO_INTERRUPT)
+                .map(|(_, entry)| entry)
+                .collect()
+        };
+        let isa = inputs(0);
+        // The first eight devices have ISA interrupts.
+        assert!(isa.contains(&vec![3, 0, 0, 0, 0, 5, 0, 5]));
+        assert_eq!(inputs(8), isa);
+        let more = inputs(10);
+        assert_eq!(more[..isa.len()], isa);
+        // Edge and active high: 0101b.
+        let added = [
+            vec![3, 0, 5, 0, 0, 16, 0, 16],
+            vec![3, 0, 5, 0, 0, 17, 0, 17],
+        ];
+        assert_eq!(more[isa.len()..], added);
     }
 
     #[test]

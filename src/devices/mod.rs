@@ -23,6 +23,7 @@ pub mod cmos_rtc;
 pub mod debug_exit;
 pub mod i8042;
 pub mod ioapic;
+pub mod pci;
 pub mod port61;
 pub mod pvpanic;
 pub mod reset_control;
@@ -61,6 +62,12 @@ pub trait EventSink: Send + Sync {
 pub trait IrqLine: Send + Sync {
     /// An edge: the line goes up and down again.
     fn pulse(&self);
+}
+
+/// A level-triggered interrupt input, as a device that holds it sees it.
+pub trait LevelLine: Send + Sync {
+    /// Asserts or negates the line; it stays so.
+    fn set_level(&self, asserted: bool);
 }
 
 /// A device behind a range of ports or addresses.

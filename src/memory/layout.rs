@@ -13,12 +13,16 @@
 //! | `0x000e_0000..0x0010_0000`      | ACPI tables, RSDP first (reserved)               |
 //! | `0x0010_0000..`                 | kernel, initrd, free RAM                         |
 //! | `0xc000_0000..0x1_0000_0000`    | the PCI hole: no RAM                             |
-//! | `0xd000_0000..0xe000_0000`      | 32-bit MMIO window of devices                    |
-//! | `0xe000_0000..0xf000_0000`      | PCI ECAM (256 buses)                             |
+//! | `0xd000_0000..0xe000_0000`      | 32-bit MMIO window of devices, of it:            |
+//! | `0xd000_0000..0xd001_0000`      | virtio-mmio devices, a page each                 |
+//! | `0xd010_0000..0xe000_0000`      | PCI BARs                                         |
+//! | `0xe000_0000..0xe010_0000`      | PCI ECAM (one bus)                               |
 //! | `0xfec0_0000..0xfec0_1000`      | IOAPIC                                           |
 //! | `0xfee0_0000..0xfee0_1000`      | local APIC                                       |
 //! | `0xfffb_c000..0xffff_c000`      | KVM's identity map and TSS pages (VT-x)          |
 //! | `0x1_0000_0000..`               | RAM beyond 3 GiB                                 |
+
+use thiserror::Error;
 
 /// GDT of the boot vCPU.
 pub const GDT_ADDR: u64 = 0x500;
@@ -57,8 +61,21 @@ pub const PCI_HOLE_END: u64 = 0x1_0000_0000;
 pub const MMIO32_START: u64 = 0xd000_0000;
 /// Size of the 32-bit MMIO window in bytes.
 pub const MMIO32_SIZE: u64 = 0x1000_0000;
+/// Registers of the virtio-mmio devices, a page each.
+pub const VIRTIO_MMIO_START: u64 = MMIO32_START;
+/// Size of the registers of one virtio-mmio device in bytes.
+pub const VIRTIO_MMIO_SIZE: u64 = 0x1000;
+/// IOAPIC pins of the virtio-mmio devices: those that nothing else has. The ISA
+/// interrupts come first: kernels find those without ACPI and without an IOAPIC.
+const VIRTIO_MMIO_PINS: [u32; 16] = [5, 6, 7, 10, 11, 12, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
+/// Start of the window for the BARs of PCI devices, behind the virtio-mmio devices.
+pub const PCI_BAR_START: u64 = MMIO32_START + 0x10_0000;
+/// Size of the window for BARs in bytes.
+pub const PCI_BAR_SIZE: u64 = MMIO32_START + MMIO32_SIZE - PCI_BAR_START;
 /// PCI ECAM window.
 pub const ECAM_START: u64 = 0xe000_0000;
+/// Size of the ECAM window in bytes: one bus.
+pub const ECAM_SIZE: u64 = 0x10_0000;
 /// IOAPIC registers.
 pub const IOAPIC_ADDR: u64 = 0xfec0_0000;
 /// Size of the IOAPIC's register window in bytes.
@@ -94,14 +111,62 @@ pub const PORT_ACPI_PM1A_EVT: u16 = 0x600;
 pub const PORT_ACPI_PM1A_CNT: u16 = 0x604;
 /// ACPI reset register (FADT `RESET_REG`): the PC's port 0xcf9.
 pub const PORT_RESET: u16 = 0xcf9;
+/// PCI configuration mechanism #1, 8 ports; [`PORT_RESET`] is one of them.
+pub const PORT_PCI_CONFIG: u16 = 0xcf8;
 /// Value of the FADT `RESET_VALUE`.
 pub const RESET_VALUE: u8 = 0x6;
 /// SLP_TYP of S5 in the DSDT's `_S5` package.
 pub const ACPI_S5_SLP_TYP: u8 = 5;
 /// ISA interrupt of ACPI (SCI).
 pub const IRQ_SCI: u32 = 9;
+/// GSIs of PCI's INTx, level-triggered and shared: of even and of odd devices. They
+/// are ISA interrupts, so that a guest with nothing but a PIC has them too.
+pub const PCI_INTX_GSIS: [u32; 2] = [10, 11];
 /// Input pins of the IOAPIC, GSI 0 to 23.
 pub const IOAPIC_PINS: u32 = 24;
+
+/// The place of a virtio-mmio device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtioMmioSlot {
+    /// Guest-physical address of its registers, [`VIRTIO_MMIO_SIZE`] bytes.
+    pub addr: u64,
+    /// Its interrupt: an IOAPIC pin, edge-triggered, that it has for itself.
+    pub gsi: u32,
+}
+
+/// The place of virtio-mmio device `index`, counted from 0; none if there is no room.
+pub fn virtio_mmio_slot(index: usize) -> Option<VirtioMmioSlot> {
+    let gsi = *VIRTIO_MMIO_PINS.get(index)?;
+    let before = VIRTIO_MMIO_SIZE.checked_mul(u64::try_from(index).ok()?)?;
+    let addr = VIRTIO_MMIO_START.checked_add(before)?;
+    Some(VirtioMmioSlot { addr, gsi })
+}
+
+/// More virtio-mmio devices than there are places for them.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error(
+    "cannot place {wanted} virtio-mmio devices: there is room for {room}; use fewer, or --transport pci"
+)]
+pub struct TooManyDevices {
+    /// Devices asked for.
+    pub wanted: usize,
+    /// Devices that fit.
+    pub room: usize,
+}
+
+/// The places of the first `count` virtio-mmio devices.
+///
+/// # Errors
+/// [`TooManyDevices`].
+pub fn virtio_mmio_slots(count: usize) -> Result<Vec<VirtioMmioSlot>, TooManyDevices> {
+    (0..count)
+        .map(virtio_mmio_slot)
+        .collect::<Option<_>>()
+        .ok_or(TooManyDevices {
+            wanted: count,
+            room: VIRTIO_MMIO_PINS.len(),
+        })
+}
 
 /// One range of RAM: guest-physical start and length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,5 +214,27 @@ mod tests {
         assert_eq!(ranges[0].len, PCI_HOLE_START);
         assert_eq!(ranges[1].start, PCI_HOLE_END);
         assert_eq!(ranges[0].len + ranges[1].len, 6 << 30);
+    }
+
+    #[test]
+    fn virtio_mmio_devices_share_neither_pages_nor_pins() {
+        let slots = virtio_mmio_slots(16).unwrap();
+        for (slot, next) in slots.iter().zip(&slots[1..]) {
+            assert_eq!(slot.addr + 0x1000, next.addr);
+            assert!(slot.gsi < next.gsi && next.gsi < IOAPIC_PINS);
+        }
+        assert!(slots[15].addr + 0x1000 <= PCI_BAR_START);
+        // Timer, keyboard, cascade, serial ports, clock, ACPI, coprocessor.
+        let taken = [0, 1, 2, 3, 4, 8, 9, 13];
+        assert!(slots.iter().all(|slot| !taken.contains(&slot.gsi)));
+        assert_eq!(PCI_BAR_START + PCI_BAR_SIZE, MMIO32_START + MMIO32_SIZE);
+    }
+
+    #[test]
+    fn more_devices_than_places_are_an_error() {
+        assert_eq!(virtio_mmio_slots(0), Ok(Vec::new()));
+        let error = virtio_mmio_slots(17).unwrap_err();
+        assert!(error.to_string().contains("17 virtio-mmio devices"));
+        assert_eq!(virtio_mmio_slot(usize::MAX), None);
     }
 }

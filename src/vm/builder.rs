@@ -12,18 +12,22 @@ use std::time::Instant;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 
+use super::advice;
+use super::disks::{self, DiskCounters, OpenDisk};
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
-use super::{advice, devices};
+use super::virtio::{self, Transports, Virtio};
+use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
     self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
     check_cmdline, mptable,
 };
-use crate::config::{self, CmdlineMode, Irqchip, SerialConfig, UnpackInitrd, VmConfig};
+use crate::config::{self, CmdlineMode, Irqchip, SerialConfig, Transport, UnpackInitrd, VmConfig};
 use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
+use crate::devices::virtio::transport::Doorbells;
 use crate::host::{self, Backend};
-use crate::interrupts::{Interrupts, IrqchipMode};
+use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
 use crate::vcpu::cpuid::{self, Topology};
@@ -43,6 +47,9 @@ pub struct Inputs {
     backend: Backend,
     /// The kernel's `System.map`, where names for addresses may be wanted.
     map: Option<File>,
+    disks: Vec<OpenDisk>,
+    /// How the kernel is told of virtio-mmio devices, if there are any.
+    mmio_declaration: Option<Declaration>,
 }
 
 impl Inputs {
@@ -74,12 +81,21 @@ impl Inputs {
             Some(path) => Some(Initrd::open(path, unpack.then_some(&cache))?),
             None => None,
         };
+        let disks = disks::open(config)?;
         let advice = advice::kernel_options(backend, config.cpus);
         let user = match config.cmdline.mode {
             CmdlineMode::Extend => UserCmdline::Extend(&config.cmdline.text),
             CmdlineMode::Replace => UserCmdline::Replace(&config.cmdline.text),
         };
-        let cmdline = build_cmdline(user, &advice);
+        let mut cmdline = build_cmdline(user, &advice);
+        let devices = disks.len().saturating_add(usize::from(config.rng));
+        let mmio_declaration = match config.transport {
+            Transport::Mmio if devices > 0 => Some(virtio_mmio::declaration(&cmdline, &kernel)?),
+            _ => None,
+        };
+        if mmio_declaration == Some(Declaration::CommandLine) {
+            cmdline = virtio_mmio::with_words(&cmdline, devices);
+        }
         check_cmdline(&cmdline, kernel.cmdline_max())?;
         log::info!("kernel command line: {cmdline}");
         spare_inputs(config)?;
@@ -95,6 +111,8 @@ impl Inputs {
             supported,
             backend,
             map,
+            disks,
+            mmio_declaration,
         })
     }
 }
@@ -104,8 +122,9 @@ fn spare_inputs(config: &VmConfig) -> Result<(), BuildError> {
     let SerialConfig::File(serial) = &config.serial else {
         return Ok(());
     };
+    let disks = config.disks.iter().map(|disk| &disk.path);
     let inputs = [Some(&config.kernel), config.initrd.as_ref()];
-    for input in inputs.into_iter().flatten() {
+    for input in inputs.into_iter().flatten().chain(disks) {
         if let (Ok(a), Ok(b)) = (fs::metadata(serial), fs::metadata(input))
             && (a.dev(), a.ino()) == (b.dev(), b.ino())
         {
@@ -127,6 +146,10 @@ pub struct BuiltVm {
     pub output: ConsoleEnd,
     /// Where the serial port's input comes from.
     pub input: Option<Input>,
+    /// The virtio devices, to pause and resume them.
+    pub virtio: Virtio,
+    /// What the disks count.
+    pub disk_counters: Vec<DiskCounters>,
     /// The breakpoints planted in the guest, where the host needs them.
     pub hooks: Option<Arc<SharedHooks>>,
     /// KVM's side of the VM; closed after the vCPUs.
@@ -153,6 +176,8 @@ pub fn build(
         supported,
         backend,
         map,
+        disks,
+        mmio_declaration,
     } = inputs;
 
     let ram = GuestRam::new(config.memory)?;
@@ -167,14 +192,30 @@ pub fn build(
     let lifecycle =
         Arc::new(Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?);
     let (writer, input, output) = console.split();
-    let buses = devices::build(&interrupts, &lifecycle, writer, ram.size())?;
+    let doorbells: Arc<dyn Doorbells> = Arc::new(KvmDoorbells::new(vm.clone()));
+    let (devices, disk_counters) = virtio::make_devices(disks, config.rng, &ram)?;
+    let device_count = devices.len();
+    let transports = Transports::new(config.transport, devices, &ram, &interrupts, &doorbells)?;
+    let buses = super::devices::build(&interrupts, &lifecycle, writer, ram.size(), transports)?;
 
     let acpi_config = acpi::AcpiConfig {
         cpus: config.cpus,
         legacy_pic: irqchip == IrqchipMode::Kernel,
+        pci_devices: match config.transport {
+            Transport::Pci => device_count,
+            Transport::Mmio => 0,
+        },
+        virtio_mmio_devices: match mmio_declaration {
+            Some(Declaration::Acpi) => device_count,
+            _ => 0,
+        },
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;
-    mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic)?;
+    let mmio_devices = match config.transport {
+        Transport::Pci => 0,
+        Transport::Mmio => device_count,
+    };
+    mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic, mmio_devices)?;
     let options = BootOptions {
         protocol: boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),
@@ -222,6 +263,8 @@ pub fn build(
         machine,
         vcpus,
         serial: buses.serial,
+        virtio: buses.virtio,
+        disk_counters,
         output,
         input,
         hooks,

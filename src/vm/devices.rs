@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
+use super::virtio::{Transports, Virtio};
 use crate::console::OutputWriter;
 use crate::devices::acpi_power::{self, AcpiPower, AcpiPowerState};
 use crate::devices::boot_timer::{self, BootTimer, BootTimerState};
@@ -12,7 +13,7 @@ use crate::devices::cmos_rtc::{self, CmosRtc, CmosRtcState, host_clock};
 use crate::devices::debug_exit::{self, DebugExit, DebugExitState};
 use crate::devices::i8042::{self, I8042, I8042State};
 use crate::devices::pvpanic::{self, Pvpanic, PvpanicState};
-use crate::devices::reset_control::{self, ResetControl, ResetControlState};
+use crate::devices::reset_control::ResetControl;
 use crate::devices::serial::{self, Serial, SerialState};
 use crate::devices::{BusDevice, EventSink};
 use crate::interrupts::Interrupts;
@@ -26,6 +27,8 @@ pub struct Buses {
     pub mmio: Bus,
     /// The serial port.
     pub serial: Arc<Mutex<Serial>>,
+    /// The virtio devices.
+    pub virtio: Virtio,
 }
 
 /// Makes every device and puts it where [`layout`] says.
@@ -37,14 +40,24 @@ pub fn build(
     lifecycle: &Arc<Lifecycle>,
     output: OutputWriter,
     memory: u64,
+    virtio: Transports,
 ) -> Result<Buses, BuildError> {
     let serial = Arc::new(Mutex::new(serial_port(interrupts, lifecycle, output)));
-    let pio = port_bus(interrupts, lifecycle, serial.clone(), memory)?;
+    let mut pio = port_bus(interrupts, lifecycle, serial.clone(), memory)?;
     let mut mmio = Bus::new();
     if let Some(ioapic) = interrupts.ioapic() {
         mmio.insert(layout::IOAPIC_ADDR, layout::IOAPIC_SIZE, ioapic)?;
     }
-    Ok(Buses { pio, mmio, serial })
+    let events: Arc<dyn EventSink> = lifecycle.clone();
+    let virtio = virtio.attach(&mut pio, &mut mmio, |state| {
+        ResetControl::from_state(state, events)
+    })?;
+    Ok(Buses {
+        pio,
+        mmio,
+        serial,
+        virtio,
+    })
 }
 
 fn serial_port(interrupts: &Interrupts, lifecycle: &Lifecycle, output: OutputWriter) -> Serial {
@@ -98,14 +111,6 @@ fn port_bus(
         layout::PORT_BOOT_TIMER,
         boot_timer::LEN,
         shared(BootTimer::from_state(BootTimerState::default(), events())),
-    )?;
-    add(
-        layout::PORT_RESET,
-        reset_control::LEN,
-        shared(ResetControl::from_state(
-            ResetControlState::default(),
-            events(),
-        )),
     )?;
     add(
         layout::PORT_ACPI_PM1A_EVT,

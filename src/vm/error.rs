@@ -10,9 +10,13 @@ use crate::boot::acpi::AcpiError;
 use crate::config::ConfigError;
 use crate::console::ConsoleError;
 use crate::devices::bus::BusError;
+use crate::devices::pci::PciError;
+use crate::devices::virtio::block::BlockError;
+use crate::devices::virtio::block::disk::error::DiskError;
 use crate::host::HostError;
 use crate::interrupts::InterruptError;
 use crate::memory::MemoryError;
+use crate::memory::layout::TooManyDevices;
 use crate::one_line::one_line;
 use crate::vcpu::cpuid::CpuidError;
 use crate::vcpu::msr::MsrError;
@@ -45,6 +49,21 @@ pub enum BuildError {
     /// Two devices in one place.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// More virtio-mmio devices than places.
+    #[error(transparent)]
+    MmioDevices(#[from] TooManyDevices),
+    /// No place on the PCI bus.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// A disk's file.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A disk's threads.
+    #[error(transparent)]
+    Block(#[from] BlockError),
+    /// The entropy device's thread.
+    #[error("cannot start the thread of the entropy device")]
+    Rng(#[source] std::io::Error),
     /// The CPUID table.
     #[error(transparent)]
     CpuidTable(#[from] CpuidError),
@@ -56,7 +75,7 @@ pub enum BuildError {
     Control(#[from] ControlError),
     /// `--serial file=` names a file that is read.
     #[error(
-        "cannot write the serial output to '{}': it is the kernel or the initrd; choose another file",
+        "cannot write the serial output to '{}': it is the kernel, the initrd or a disk; choose another file",
         .0.display()
     )]
     SerialIsInput(PathBuf),
@@ -126,6 +145,9 @@ impl BuildError {
             | Self::Config(_)
             | Self::Console(_)
             | Self::Memory(_)
+            | Self::MmioDevices(_)
+            | Self::Pci(_)
+            | Self::Disk(_)
             | Self::SerialIsInput(_) => ExitReason::Usage { message },
             _ => ExitReason::HostError { message },
         }

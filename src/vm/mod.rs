@@ -4,11 +4,13 @@ pub mod advice;
 pub mod builder;
 pub mod control;
 mod devices;
+pub mod disks;
 pub mod error;
 pub mod exit;
 pub mod lifecycle;
 pub mod report;
 pub mod running;
+pub mod virtio;
 
 use std::io;
 use std::time::{Duration, Instant};

@@ -31,9 +31,11 @@ pub struct DiskReport {
     pub name: String,
     /// Requests answered.
     pub requests: u64,
-    /// Bytes read and written.
-    pub bytes: u64,
-    /// System calls that its threads have made for them.
+    /// Bytes the guest has read.
+    pub bytes_read: u64,
+    /// Bytes the guest has written.
+    pub bytes_written: u64,
+    /// System calls that its threads have made.
     pub system_calls: u64,
     /// Requests that were answered with an error.
     pub errors: u64,

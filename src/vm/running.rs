@@ -7,9 +7,11 @@ use std::thread::{Builder, JoinHandle};
 use kvm_ioctls::VmFd;
 
 use super::builder::BuiltVm;
+use super::disks::DiskCounters;
 use super::error::BuildError;
 use super::exit::ExitReason;
 use super::report::{DiskReport, millis};
+use super::virtio::Virtio;
 use crate::console::{ConsoleEnd, Finished, Patience};
 use crate::memory::GuestRam;
 use crate::terminal;
@@ -26,6 +28,8 @@ pub struct RunningVm {
     machine: Arc<Machine>,
     threads: Vec<JoinHandle<VcpuOutcome>>,
     hooks: Option<Arc<SharedHooks>>,
+    virtio: Virtio,
+    disk_counters: Vec<DiskCounters>,
     output: Option<ConsoleEnd>,
     // Dropped in this order: KVM's side first, then the memory it maps.
     _vm: Arc<VmFd>,
@@ -67,6 +71,8 @@ impl RunningVm {
             machine: built.machine,
             threads: Vec::with_capacity(built.vcpus.len()),
             hooks: built.hooks,
+            virtio: built.virtio,
+            disk_counters: built.disk_counters,
             output: Some(built.output),
             _vm: built.vm,
             _ram: built.ram,
@@ -103,12 +109,15 @@ impl RunningVm {
         }
     }
 
-    /// Stops all vCPUs at their gate, with no access half done and nothing
-    /// planted in the guest. False, with nothing undone, if the VM has ended.
+    /// Stops all vCPUs at their gate, with no access half done, nothing in flight in
+    /// a device and nothing planted in the guest. False, with nothing undone, if the VM has ended.
     pub fn pause(&self) -> bool {
         let paused = self.machine.lifecycle.gate().pause(|| self.kick());
-        if let (true, Some(hooks)) = (paused, &self.hooks) {
-            hooks.unplant();
+        if paused {
+            self.virtio.pause();
+            if let Some(hooks) = &self.hooks {
+                hooks.unplant();
+            }
         }
         paused
     }
@@ -118,6 +127,7 @@ impl RunningVm {
         if let Some(hooks) = &self.hooks {
             hooks.replant();
         }
+        self.virtio.resume();
         self.machine.lifecycle.gate().resume();
     }
 
@@ -176,6 +186,13 @@ impl RunningVm {
                 *ended.emulated.entry(mnemonic).or_default() += count;
             }
         }
+        // Nothing is under way in a disk any more, nor counted, once it is paused.
+        self.virtio.pause();
+        ended.disks = self
+            .disk_counters
+            .iter()
+            .map(DiskCounters::report)
+            .collect();
         if let Some(output) = self.output.take() {
             let started = self.machine.lifecycle.started();
             ended.first_serial_byte = output

@@ -6,19 +6,27 @@
 //!     Device (COM1) { _HID PNP0501, _UID 1, _CRS IO 0x3f8..+8, interrupt 4 }
 //!     Device (RTC)  { _HID PNP0B00, _CRS IO 0x70..+2 }
 //!     Device (PEVT) { _HID "QEMU0001", _STA 0xf, _CRS IO 0x505 }
+//!     Device (VR00) { _HID "LNRO0005", _UID 0, _CRS memory, interrupt }   and so on
 //! }
 //! ```
 //!
 //! The RTC lists no interrupt, for it raises none: drivers then offer no alarm
-//! instead of one that never rings.
+//! instead of one that never rings. `LNRO0005` is what Linux knows a virtio-mmio
+//! device by; there are as many as the machine has, mostly none. [`pci`] adds the PCI
+//! root.
 
-use acpi_tables::aml::{Device, EISAName, IO, Interrupt, Name, Package, ResourceTemplate, Scope};
+use acpi_tables::aml::{
+    Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope,
+};
 use acpi_tables::sdt::Sdt;
 use acpi_tables::{Aml, AmlSink};
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID};
+use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci};
 use crate::devices::{cmos_rtc, pvpanic, serial};
-use crate::memory::layout::{ACPI_S5_SLP_TYP, IRQ_SERIAL, PORT_CMOS, PORT_PVPANIC, PORT_SERIAL};
+use crate::memory::layout::{
+    ACPI_S5_SLP_TYP, IRQ_SERIAL, PORT_CMOS, PORT_PVPANIC, PORT_SERIAL, VIRTIO_MMIO_SIZE,
+    VirtioMmioSlot, virtio_mmio_slot,
+};
 
 const HEADER_LEN: u32 = 36;
 /// Revision 2: integers have 64 bits.
@@ -28,10 +36,13 @@ const REVISION: u8 = 2;
 const STA_PRESENT: u8 = 0xf;
 
 /// The DSDT.
-pub fn dsdt() -> Sdt {
+pub fn dsdt(config: &AcpiConfig) -> Sdt {
     let mut aml = Vec::new();
     soft_off(&mut aml);
-    system_bus(&mut aml);
+    system_bus(config, &mut aml);
+    if config.pci_devices > 0 {
+        pci::root(config.pci_devices, &mut aml);
+    }
     let mut table = Sdt::new(
         *b"DSDT",
         HEADER_LEN,
@@ -51,12 +62,11 @@ fn soft_off(aml: &mut dyn AmlSink) {
     Name::new("\\_S5_".into(), &package).to_aml_bytes(aml);
 }
 
-fn system_bus(aml: &mut dyn AmlSink) {
+fn system_bus(config: &AcpiConfig, aml: &mut dyn AmlSink) {
     let com1_hid = Name::new("_HID".into(), &EISAName::new("PNP0501"));
     let com1_uid = Name::new("_UID".into(), &1u8);
     let com1_ports = ports(PORT_SERIAL, serial::LEN);
-    let (consumer, edge, active_low, shared) = (true, true, false, false);
-    let com1_irq = Interrupt::new(consumer, edge, active_low, shared, IRQ_SERIAL);
+    let com1_irq = edge(IRQ_SERIAL);
     let com1_crs = ResourceTemplate::new(vec![&com1_ports, &com1_irq]);
     let com1_crs = Name::new("_CRS".into(), &com1_crs);
     let com1 = Device::new("COM1".into(), vec![&com1_hid, &com1_uid, &com1_crs]);
@@ -72,7 +82,42 @@ fn system_bus(aml: &mut dyn AmlSink) {
     let panic_crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&panic_ports]));
     let pvpanic = Device::new("PEVT".into(), vec![&panic_hid, &panic_sta, &panic_crs]);
 
-    Scope::new("\\_SB_".into(), vec![&com1, &rtc, &pvpanic]).to_aml_bytes(aml);
+    let virtio: Vec<VirtioMmio> = (0..config.virtio_mmio_devices)
+        .map_while(virtio_mmio_slot)
+        .zip(0..)
+        .map(|(slot, number)| VirtioMmio { slot, number })
+        .collect();
+    let mut devices: Vec<&dyn Aml> = vec![&com1, &rtc, &pvpanic];
+    devices.extend(virtio.iter().map(|device| device as &dyn Aml));
+    Scope::new("\\_SB_".into(), devices).to_aml_bytes(aml);
+}
+
+/// A virtio-mmio device.
+struct VirtioMmio {
+    slot: VirtioMmioSlot,
+    number: u8,
+}
+
+impl Aml for VirtioMmio {
+    fn to_aml_bytes(&self, aml: &mut dyn AmlSink) {
+        let hid = Name::new("_HID".into(), &"LNRO0005");
+        let uid = Name::new("_UID".into(), &self.number);
+        let writable = true;
+        // The window lies below 4 GiB.
+        let (addr, len) = (self.slot.addr as u32, VIRTIO_MMIO_SIZE as u32);
+        let registers = Memory32Fixed::new(writable, addr, len);
+        let irq = edge(self.slot.gsi);
+        let crs = ResourceTemplate::new(vec![&registers, &irq]);
+        let crs = Name::new("_CRS".into(), &crs);
+        let name = format!("VR{:02X}", self.number);
+        Device::new(name.as_str().into(), vec![&hid, &uid, &crs]).to_aml_bytes(aml);
+    }
+}
+
+/// An interrupt that is an edge, and the device's own.
+fn edge(gsi: u32) -> Interrupt {
+    let (consumer, edge, active_low, shared) = (true, true, false, false);
+    Interrupt::new(consumer, edge, active_low, shared, gsi)
 }
 
 /// A fixed range of ports, decoded with 16 bits.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  RSDP ─► XSDT ─► FADT ─► FACS
-//!              │       └─► DSDT   \_S5, COM1, RTC, pvpanic
-//!              └─► MADT           local APICs, the IOAPIC
+//!              │       └─► DSDT   \_S5, COM1, RTC, pvpanic, virtio-mmio devices, the PCI root
+//!              ├─► MADT           local APICs, the IOAPIC
+//!              └─► MCFG           configuration space, if there is PCI
 //! ```
 //!
 //! The tables follow ACPI 6.3. AML is interpreted, slowly so where the guest's
@@ -13,6 +14,7 @@
 mod dsdt;
 mod fadt;
 mod madt;
+mod pci;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +39,11 @@ pub struct AcpiConfig {
     /// Whether the machine has a PC's two 8259A and its 8254 (KVM's full
     /// in-kernel irqchip and PIT).
     pub legacy_pic: bool,
+    /// Number of PCI devices, 00:01.0 and up; without any there is no PCI.
+    pub pci_devices: usize,
+    /// Number of virtio-mmio devices to declare, in the places that
+    /// [`virtio_mmio_slot`](crate::memory::layout::virtio_mmio_slot) gives them.
+    pub virtio_mmio_devices: usize,
 }
 
 /// Why the tables could not be made.
@@ -71,14 +78,21 @@ pub fn build(config: &AcpiConfig, ram: &GuestRam) -> Result<u64, AcpiError> {
     let mut place = |table: &[u8], align| room.place(table, align).ok_or_else(no_room)?;
 
     let facs = place(&bytes(&FACS::new()), 64)?;
-    let dsdt = place(dsdt::dsdt().as_slice(), 8)?;
+    let dsdt = place(dsdt::dsdt(config).as_slice(), 8)?;
     let fadt = place(&bytes(&fadt::fadt(facs, dsdt)), 8)?;
     let madt = madt::madt(config).ok_or_else(no_room)?;
     let madt = place(madt.as_slice(), 8)?;
+    let mcfg = match config.pci_devices {
+        0 => None,
+        _ => Some(place(&bytes(&pci::mcfg()), 8)?),
+    };
 
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if let Some(mcfg) = mcfg {
+        xsdt.add_entry(mcfg);
+    }
     let xsdt = place(&bytes(&xsdt), 8)?;
 
     write(ram, rsdp, &bytes(&Rsdp::new(OEM_ID, xsdt)))?;

@@ -4,6 +4,8 @@ use crate::memory::layout::{IOAPIC_ADDR, LAPIC_ADDR, PORT_ACPI_PM1A_CNT, PORT_AC
 const ONE_CPU: AcpiConfig = AcpiConfig {
     cpus: 1,
     legacy_pic: false,
+    pci_devices: 0,
+    virtio_mmio_devices: 0,
 };
 
 fn ram() -> GuestRam {
@@ -47,6 +49,7 @@ struct Tables {
     madt: Vec<u8>,
     dsdt: Vec<u8>,
     facs: Vec<u8>,
+    mcfg: Option<Vec<u8>>,
 }
 
 /// Follows the pointers from the RSDP, as a guest does.
@@ -59,9 +62,10 @@ fn tables(config: &AcpiConfig) -> Tables {
     assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
     assert_eq!((rsdp[15], u32_at(&rsdp, 20)), (2, 36));
     let xsdt = table(&ram, u64_at(&rsdp, 24), b"XSDT");
-    assert_eq!(xsdt.len(), 36 + 2 * 8);
+    assert!(matches!(xsdt.len(), 52 | 60));
     let fadt = table(&ram, u64_at(&xsdt, 36), b"FACP");
     let madt = table(&ram, u64_at(&xsdt, 44), b"APIC");
+    let mcfg = (xsdt.len() == 60).then(|| table(&ram, u64_at(&xsdt, 52), b"MCFG"));
     assert_eq!(u64::from(u32_at(&fadt, 40)), u64_at(&fadt, 140));
     let dsdt = table(&ram, u64_at(&fadt, 140), b"DSDT");
     let facs_addr = u64::from(u32_at(&fadt, 36));
@@ -72,6 +76,7 @@ fn tables(config: &AcpiConfig) -> Tables {
         madt,
         dsdt,
         facs,
+        mcfg,
     }
 }
 
@@ -195,4 +200,92 @@ fn the_dsdt_is_small_and_names_s5_and_the_devices() {
     assert!(has(b"RTC_") && has(&[0x47, 0x01, 0x70, 0x00, 0x70, 0x00, 1, 2]));
     assert!(has(b"QEMU0001\0") && has(&[0x47, 0x01, 0x05, 0x05, 0x05, 0x05, 1, 1]));
     assert!(has(&[0x89, 6, 0, 0b11, 1, 4, 0, 0, 0]));
+    assert!(!has(b"LNRO0005"));
+}
+
+#[test]
+fn virtio_mmio_devices_have_their_registers_and_pins() {
+    let dsdt = tables(&AcpiConfig {
+        virtio_mmio_devices: 9,
+        ..ONE_CPU
+    })
+    .dsdt;
+    let count = |bytes: &[u8]| dsdt.windows(bytes.len()).filter(|w| *w == bytes).count();
+    assert_eq!(count(b"LNRO0005\0"), 9);
+    assert_eq!(count(b"VR00") + count(b"VR08"), 2);
+    // Memory32Fixed, writable; then an edge, active high, exclusive (ACPI 6.3 §6.4.3).
+    let first = [
+        0x86, 9, 0, 1, 0, 0, 0, 0xd0, 0, 0x10, 0, 0, 0x89, 6, 0, 0b11, 1, 5, 0, 0, 0,
+    ];
+    let last = [
+        0x86, 9, 0, 1, 0, 0x80, 0, 0xd0, 0, 0x10, 0, 0, 0x89, 6, 0, 0b11, 1, 16, 0, 0, 0,
+    ];
+    assert_eq!((count(&first), count(&last)), (1, 1));
+}
+
+/// Whether `table` has these bytes somewhere.
+fn has(table: &[u8], bytes: &[u8]) -> bool {
+    table.windows(bytes.len()).any(|window| window == bytes)
+}
+
+#[test]
+fn without_pci_devices_there_is_no_pci() {
+    let tables = tables(&ONE_CPU);
+    assert!(tables.mcfg.is_none());
+    assert!(!has(&tables.dsdt, b"PCI0"));
+}
+
+#[test]
+fn the_mcfg_has_the_one_bus() {
+    let mcfg = tables(&AcpiConfig {
+        pci_devices: 1,
+        ..ONE_CPU
+    })
+    .mcfg
+    .unwrap();
+    assert_eq!((mcfg.len(), mcfg[8]), (60, 1));
+    assert_eq!(u64_at(&mcfg, 44), 0xe000_0000);
+    assert_eq!(mcfg[52..60], [0; 8], "segment 0, bus 0 to 0");
+}
+
+#[test]
+fn the_dsdt_has_the_pci_root_with_its_windows_and_interrupts() {
+    let dsdt = tables(&AcpiConfig {
+        pci_devices: 3,
+        ..ONE_CPU
+    })
+    .dsdt;
+    // EISA ids (ACPI 6.3 §19.3.4), big-endian 5-bit letters and hexadecimal digits.
+    assert!(has(
+        &dsdt,
+        b"PCI0\x08_HID\x0c\x41\xd0\x0a\x08\x08_CID\x0c\x41\xd0\x0a\x03"
+    ));
+    assert!(has(&dsdt, b"PCIE\x08_HID\x0c\x41\xd0\x0c\x02"));
+    // Bus numbers 0 to 0, ports, and the window as a dword address space (§6.4.3.5).
+    assert!(has(
+        &dsdt,
+        &[0x88, 0x0d, 0, 2, 0x0c, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]
+    ));
+    assert!(has(&dsdt, &[0x47, 1, 0xf8, 0x0c, 0xf8, 0x0c, 1, 8]));
+    let window = [
+        0x87, 0x17, 0, 0, 0x0c, 1, 0, 0, 0, 0, 0, 0, 0x10, 0xd0, 0xff, 0xff, 0xff, 0xdf, 0, 0, 0,
+        0, 0, 0, 0xf0, 0x0f,
+    ];
+    assert!(has(&dsdt, &window));
+    assert!(has(&dsdt, &[0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x10, 0]));
+    // Packages of address, pin, source and GSI: INTA of 00:01, 00:02, 00:03.
+    for (device, gsi) in [(1, 11), (2, 10), (3, 11)] {
+        let route = [0x0c, 0xff, 0xff, device, 0, 0, 0, 0x0a, gsi];
+        assert!(has(&dsdt, &route), "{device}");
+    }
+    assert!(!has(&dsdt, &[0x0c, 0xff, 0xff, 4, 0, 0, 0]));
+}
+
+#[test]
+fn a_full_bus_fits() {
+    let config = AcpiConfig {
+        pci_devices: 31,
+        ..ONE_CPU
+    };
+    assert!(tables(&config).dsdt.len() < 1024);
 }

@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::{BusDevice, IrqLine};
+use super::{BusDevice, IrqLine, LevelLine};
 use crate::memory::layout::IOAPIC_PINS;
 
 pub use redirection::{Msi, RedirectionEntry};
@@ -248,11 +248,6 @@ impl IoapicLine {
         Self { ioapic, pin }
     }
 
-    /// Asserts or negates the line, for devices that hold it.
-    pub fn set_level(&self, asserted: bool) {
-        self.lock().set_level(self.pin, asserted);
-    }
-
     fn lock(&self) -> std::sync::MutexGuard<'_, Ioapic> {
         self.ioapic.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -261,5 +256,11 @@ impl IoapicLine {
 impl IrqLine for IoapicLine {
     fn pulse(&self) {
         self.lock().pulse(self.pin);
+    }
+}
+
+impl LevelLine for IoapicLine {
+    fn set_level(&self, asserted: bool) {
+        self.lock().set_level(self.pin, asserted);
     }
 }

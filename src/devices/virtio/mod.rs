@@ -9,5 +9,11 @@
 //! A device knows no transport, and a transport knows no vCPU.
 
 pub mod block;
+pub mod chain;
 pub mod device;
+pub mod front;
 pub mod queue;
+pub mod rng;
+#[cfg(test)]
+pub mod testing;
+pub mod transport;

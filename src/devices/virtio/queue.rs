@@ -1,23 +1,38 @@
 //! A split virtqueue whose driver is not trusted (virtio 1.2 §2.7).
 //!
-//! The rings are read and written through the `virtio-queue` crate; this adds what
-//! the crate leaves out: a chain that is broken is an error and not a short chain,
-//! and VIRTQ_AVAIL_F_NO_INTERRUPT counts.
+//! The rings are those of the `virtio-queue` crate. This adds what it leaves out:
+//! rings are looked at before it would write a line to the log for them, a broken chain
+//! is an error and not a short chain ([`chain`](super::chain)), no more chains are with
+//! the device than the queue has descriptors, and VIRTQ_AVAIL_F_NO_INTERRUPT counts.
+//!
+//! Accesses to guest memory: for a chain the available index, a ring entry and 16 bytes
+//! for each descriptor; to return it 8 bytes and the used index; and one word for each
+//! question whether to interrupt.
 
 use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
+pub use super::chain::{Buffer, Chain};
+use super::chain::{DESCRIPTOR, Rules, Table};
 use crate::memory::GuestRam;
 
-/// VIRTQ_AVAIL_F_NO_INTERRUPT (§2.7.7): the driver polls.
+/// VIRTQ_AVAIL_F_NO_INTERRUPT (§2.7.6): the driver polls.
 const NO_INTERRUPT: u16 = 1;
 
+/// Flags, index and event, which both rings have beside their entries.
+const RING_WORDS: u64 = 6;
+/// Bytes of an entry of the available ring.
+const AVAILABLE_ENTRY: u64 = 2;
+/// Bytes of an entry of the used ring.
+const USED_ENTRY: u64 = 8;
+
 /// What the driver has done wrong with a queue; there is no going on with it.
-#[derive(Debug, Error)]
+#[derive(Debug, PartialEq, Eq, Error)]
 pub enum QueueError {
     /// A size that is no power of two, or beyond the largest allowed.
     #[error("queue size {0} is not one that the device offers")]
@@ -25,11 +40,11 @@ pub enum QueueError {
     /// A ring outside RAM, or not aligned (§2.7).
     #[error("a ring of the queue is not in RAM or not aligned")]
     Rings,
-    /// The available index has run away, or a ring is gone.
+    /// The available index has run away: more chains than the queue has descriptors
+    /// would be with the device.
     #[error("the available ring is not valid")]
     Available,
-    /// A descriptor chain with a loop, an index beyond its table, more than 2^32
-    /// bytes, or a readable buffer after a writable one (§2.7.4.2, §2.7.5.3.1).
+    /// A descriptor chain that breaks a rule of [`chain`](super::chain).
     #[error("descriptor chain {head} is broken")]
     Chain {
         /// Its first descriptor.
@@ -59,47 +74,21 @@ pub struct QueueState {
     pub next_used: u16,
 }
 
-/// A piece of guest memory that a descriptor names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffer {
-    /// Guest-physical address; nobody has checked it yet.
-    pub addr: u64,
-    /// Length in bytes.
-    pub len: u32,
-}
-
-/// A descriptor chain, in storage that is used again for the next one.
-#[derive(Debug, Default)]
-pub struct Chain {
-    /// Its first descriptor, by which it is returned.
-    pub head: u16,
-    /// What the device may read, in order.
-    pub readable: Vec<Buffer>,
-    /// What the device may write, in order.
-    pub writable: Vec<Buffer>,
-}
-
-impl Chain {
-    /// Room for chains of up to `descriptors`.
-    pub fn with_capacity(descriptors: u16) -> Self {
-        let room = usize::from(descriptors);
-        Self {
-            head: 0,
-            readable: Vec::with_capacity(room),
-            writable: Vec::with_capacity(room),
-        }
-    }
-}
-
 /// The device's side of a queue that the driver has enabled.
 pub struct VirtQueue {
     ram: GuestRam,
     queue: Queue,
+    rules: Rules,
+    /// Whether a chain was returned since an interrupt was last thought of.
+    returned: bool,
+    /// Whether the device has told the driver that it needs no kicks.
+    kicks_disabled: bool,
 }
 
 impl VirtQueue {
-    /// Takes the queue up where `state` says. `event_idx` is whether
-    /// VIRTIO_F_EVENT_IDX was agreed on.
+    /// Takes the queue up where `state` says. `max_size` is the largest size that the
+    /// device offers, and how many descriptors a chain may have; `features` are those
+    /// agreed on, of which EVENT_IDX and INDIRECT_DESC matter here.
     ///
     /// # Errors
     /// [`QueueError::Size`] or [`QueueError::Rings`].
@@ -107,12 +96,16 @@ impl VirtQueue {
         ram: GuestRam,
         state: &QueueState,
         max_size: u16,
-        event_idx: bool,
+        features: u64,
     ) -> Result<Self, QueueError> {
+        let has = |feature: u32| features >> feature & 1 != 0;
         let mut queue = Queue::new(max_size).map_err(|_| QueueError::Size(max_size))?;
         queue
             .try_set_size(state.size)
             .map_err(|_| QueueError::Size(state.size))?;
+        if !rings_in_ram(&ram, state) {
+            return Err(QueueError::Rings);
+        }
         queue
             .try_set_desc_table_address(GuestAddress(state.descriptors))
             .and_then(|()| queue.try_set_avail_ring_address(GuestAddress(state.available)))
@@ -120,12 +113,23 @@ impl VirtQueue {
             .map_err(|_| QueueError::Rings)?;
         queue.set_next_avail(state.next_available);
         queue.set_next_used(state.next_used);
-        queue.set_event_idx(event_idx);
+        queue.set_event_idx(has(VIRTIO_RING_F_EVENT_IDX));
         queue.set_ready(true);
-        if !queue.is_valid(ram.backend()) {
-            return Err(QueueError::Rings);
-        }
-        Ok(Self { ram, queue })
+        let table = Table {
+            addr: state.descriptors,
+            len: u32::from(state.size),
+        };
+        Ok(Self {
+            ram,
+            queue,
+            rules: Rules {
+                table,
+                longest: max_size,
+                indirect: has(VIRTIO_RING_F_INDIRECT_DESC),
+            },
+            returned: false,
+            kicks_disabled: false,
+        })
     }
 
     /// What to save of it.
@@ -141,7 +145,8 @@ impl VirtQueue {
         }
     }
 
-    /// Number of descriptors.
+    /// Number of descriptors, and of chains that may be with the device at once:
+    /// [`pop`](Self::pop) gives no more before one is returned.
     pub fn size(&self) -> u16 {
         self.queue.size()
     }
@@ -156,38 +161,24 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError`] if the ring or the chain is broken.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, QueueError> {
-        chain.readable.clear();
-        chain.writable.clear();
+        let taken = self.queue.next_avail();
+        let in_flight = taken.wrapping_sub(self.queue.next_used());
+        let size = self.queue.size();
         let memory = self.ram.backend();
+        // One look at the index: what comes after it is found by the next call.
         let mut available = self.queue.iter(memory).map_err(|_| QueueError::Available)?;
-        let waiting = available.next();
-        let Some(descriptors) = waiting else {
-            let index = self.queue.avail_idx(memory, Ordering::Acquire);
-            return match index {
-                Ok(index) if index.0 == self.queue.next_avail() => Ok(false),
-                // A chain has come since, or there was one that could not be read.
-                _ => Err(QueueError::Available),
-            };
+        let Some(waiting) = available.next() else {
+            chain.clear();
+            return Ok(false);
         };
-        chain.head = descriptors.head_index();
-        let broken = QueueError::Chain { head: chain.head };
-        let mut ends = false;
-        for descriptor in descriptors {
-            let buffer = Buffer {
-                addr: descriptor.addr().0,
-                len: descriptor.len(),
-            };
-            if descriptor.is_write_only() {
-                chain.writable.push(buffer);
-            } else if chain.writable.is_empty() {
-                chain.readable.push(buffer);
-            } else {
-                return Err(broken);
-            }
-            ends = !descriptor.has_next();
+        if in_flight >= size {
+            return Err(QueueError::Available);
         }
-        // The crate ends a chain early where it finds it broken.
-        if ends { Ok(true) } else { Err(broken) }
+        let head = waiting.head_index();
+        match chain.read(&self.ram, head, &self.rules) {
+            Some(()) => Ok(true),
+            None => Err(QueueError::Chain { head }),
+        }
     }
 
     /// Returns chain `head`, into whose writable buffers `written` bytes were written.
@@ -195,18 +186,23 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Used`] if the ring cannot be written.
     pub fn push_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
+        self.returned = true;
         self.queue
             .add_used(self.ram.backend(), head, written)
             .map_err(|_| QueueError::Used)
     }
 
     /// Whether the driver wants an interrupt for what was returned since this was
-    /// last asked (§2.7.7.1, §2.7.10).
+    /// last asked (§2.7.7.2, §2.7.10).
     ///
     /// # Errors
     /// [`QueueError::Available`] if the ring cannot be read.
     pub fn needs_interrupt(&mut self) -> Result<bool, QueueError> {
+        if !std::mem::take(&mut self.returned) {
+            return Ok(false);
+        }
         let memory = self.ram.backend();
+        // The used index is out before the driver's wish is read: the crate sees to it.
         let wanted = self
             .queue
             .needs_notification(memory)
@@ -226,6 +222,7 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Used`] if the rings cannot be reached.
     pub fn enable_kicks(&mut self) -> Result<bool, QueueError> {
+        self.kicks_disabled = false;
         self.queue
             .enable_notification(self.ram.backend())
             .map_err(|_| QueueError::Used)
@@ -233,11 +230,33 @@ impl VirtQueue {
 
     /// Tells the driver that no kick is needed: the device is awake.
     ///
+    /// With EVENT_IDX the driver kicks once after [`enable_kicks`](Self::enable_kicks)
+    /// without being told.
+    ///
     /// # Errors
     /// [`QueueError::Used`] if the rings cannot be reached.
     pub fn disable_kicks(&mut self) -> Result<(), QueueError> {
+        if self.kicks_disabled {
+            return Ok(());
+        }
+        self.kicks_disabled = true;
         self.queue
             .disable_notification(self.ram.backend())
             .map_err(|_| QueueError::Used)
     }
 }
+
+/// Whether the queue's three parts, whose size has been checked, are RAM. The crate
+/// takes an available ring at address 0 for one that was not set up.
+fn rings_in_ram(ram: &GuestRam, state: &QueueState) -> bool {
+    let entries = u64::from(state.size);
+    let in_ram = |addr, len| usize::try_from(len).is_ok_and(|len| ram.contains(addr, len));
+    state.available != 0
+        && in_ram(state.descriptors, u64::from(DESCRIPTOR) * entries)
+        && in_ram(state.available, RING_WORDS + AVAILABLE_ENTRY * entries)
+        && in_ram(state.used, RING_WORDS + USED_ENTRY * entries)
+}
+
+#[cfg(test)]
+#[path = "queue_tests.rs"]
+mod tests;

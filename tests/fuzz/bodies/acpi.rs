@@ -1,13 +1,14 @@
 //! The ACPI and MP tables and the memory map of arbitrary machines.
 //!
-//! Input: CPUs (32 bits), memory in pages (64 bits), flags (8 bits). The tables are
+//! Input: CPUs (32 bits), memory in pages (64 bits), flags (8 bits), of which the upper
+//! five are the number of virtio-mmio devices, and PCI devices (8 bits). The tables are
 //! read back as a guest reads them: from the RSDP on, and by the MP signature.
 
 use mayfly::boot::acpi::{self, AcpiConfig, AcpiError};
 use mayfly::boot::{MapKind, memory_map, mptable};
 use mayfly::devices::cmos_rtc::CmosRtcState;
 use mayfly::memory::GuestRam;
-use mayfly::memory::layout::{ACPI_END, ACPI_START, EBDA_START, ISA_HOLE_START};
+use mayfly::memory::layout::{ACPI_END, ACPI_START, EBDA_START, ECAM_START, ISA_HOLE_START};
 
 use super::script::{Script, sum, u16_at, u32_at, u64_at};
 
@@ -17,6 +18,9 @@ const LEGACY_PIC: u8 = 1 << 0;
 const ANY_CPUS: u8 = 1 << 1;
 /// Memory as given; else of a size that test machines have.
 const ANY_MEMORY: u8 = 1 << 2;
+/// Places for virtio-mmio devices, and those of them with an ISA interrupt.
+const VIRTIO_MMIO_PLACES: usize = 16;
+const VIRTIO_MMIO_ISA: usize = 8;
 
 /// Builds the tables of a machine and reads them back.
 pub fn run(data: &[u8]) {
@@ -39,9 +43,11 @@ pub fn run(data: &[u8]) {
     let config = AcpiConfig {
         cpus,
         legacy_pic: flags & LEGACY_PIC != 0,
+        pci_devices: usize::from(script.u8() % 32),
+        virtio_mmio_devices: usize::from(flags >> 3),
     };
     check_map(&ram);
-    let mp = mptable::write(&ram, cpus, config.legacy_pic);
+    let mp = mptable::write(&ram, cpus, config.legacy_pic, config.virtio_mmio_devices);
     let acpi = acpi::build(&config, &ram);
     match mp {
         Ok(written) => check_mp(&ram, &config, written),
@@ -115,7 +121,12 @@ fn check_acpi(ram: &GuestRam, rsdp_addr: u64, config: &AcpiConfig) {
     assert_eq!((sum(&rsdp[..20]), sum(&rsdp)), (0, 0));
     assert_eq!(u32_at(&rsdp, 20), 36);
     let xsdt = walk.table(u64_at(&rsdp, 24), b"XSDT");
-    assert_eq!(xsdt.len(), 36 + 2 * 8);
+    let with_pci = config.pci_devices > 0;
+    assert_eq!(xsdt.len(), 36 + 2 * 8 + 8 * usize::from(with_pci));
+    if with_pci {
+        let mcfg = walk.table(u64_at(&xsdt, 52), b"MCFG");
+        assert_eq!((mcfg.len(), u64_at(&mcfg, 44)), (60, ECAM_START));
+    }
     let fadt = walk.table(u64_at(&xsdt, 36), b"FACP");
     let madt = walk.table(u64_at(&xsdt, 44), b"APIC");
     assert_eq!(u64::from(u32_at(&fadt, 40)), u64_at(&fadt, 140));
@@ -125,6 +136,11 @@ fn check_acpi(ram: &GuestRam, rsdp_addr: u64, config: &AcpiConfig) {
     let facs = walk.take(facs_addr, 64);
     assert_eq!((&facs[..4], u32_at(&facs, 4)), (b"FACS".as_slice(), 64));
     check_aml(&dsdt[36..]);
+    let ids = dsdt.windows(9).filter(|bytes| *bytes == b"LNRO0005\0");
+    assert_eq!(
+        ids.count(),
+        config.virtio_mmio_devices.min(VIRTIO_MMIO_PLACES)
+    );
     check_madt(&madt, config);
 }
 
@@ -210,7 +226,7 @@ fn check_mp(ram: &GuestRam, config: &AcpiConfig, written: bool) {
     let len = usize::from(u16_at(&bytes, 16 + 4));
     let table = &bytes[16..16 + len];
     assert_eq!((&table[..4], sum(table)), (b"PCMP".as_slice(), 0));
-    let (mut entries, mut processors, mut last) = (0, 0u32, 0);
+    let (mut entries, mut processors, mut last, mut high_pins) = (0, 0u32, 0, 0);
     let mut rest = &table[44..];
     while let Some(kind) = rest.first() {
         assert!((last..=4).contains(kind), "entries come by type");
@@ -219,11 +235,18 @@ fn check_mp(ram: &GuestRam, config: &AcpiConfig, written: bool) {
             assert_eq!((u32::from(rest[1]), rest[3]), (processors, 1 | boot));
             processors += 1;
         }
+        if *kind == 3 && rest[7] >= 16 {
+            // Edge and active high, by its own number.
+            assert_eq!((rest[2], rest[5]), (0b0101, rest[7]));
+            high_pins += 1;
+        }
         entries += 1;
         last = *kind;
         rest = &rest[if *kind == 0 { 20 } else { 8 }..];
     }
     assert_eq!(processors, config.cpus);
+    let devices = config.virtio_mmio_devices.min(VIRTIO_MMIO_PLACES);
+    assert_eq!(high_pins, devices.saturating_sub(VIRTIO_MMIO_ISA));
     assert_eq!(entries, u16_at(table, 34));
     assert!(bytes[16 + len..].iter().all(|byte| *byte == 0));
 }

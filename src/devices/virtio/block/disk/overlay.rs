@@ -141,6 +141,7 @@ impl<B: ReadPart> Disk for Overlay<B> {
             file: self.scratch.file().as_fd(),
             offset,
             align: 1,
+            in_memory: false,
         })
     }
 

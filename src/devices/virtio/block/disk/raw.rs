@@ -107,6 +107,7 @@ impl Disk for RawDisk {
             file: file.as_fd(),
             offset,
             align,
+            in_memory: false,
         })
     }
 

@@ -226,6 +226,7 @@ impl Disk for ImageDisk {
             file: file.as_fd(),
             offset,
             align,
+            in_memory: false,
         })
     }
 

@@ -1,0 +1,189 @@
+//! What the device asks of a queue's thread, and how it learns that it is done.
+//!
+//! One command at a time: it is posted, the thread is woken by an eventfd, and the
+//! thread acknowledges when it has done what it was asked. A thread that ends, for
+//! whatever reason, acknowledges everything.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use super::serve::Session;
+
+/// What a queue's thread is asked to do.
+pub enum Command {
+    /// Serve a queue.
+    Start(Box<Session>),
+    /// Finish what is under way and forget the queue.
+    Stop,
+    /// Finish what is under way and take nothing new.
+    Pause,
+    /// Go on after a pause.
+    Resume,
+    /// Finish what is under way and end.
+    End,
+}
+
+/// The thread has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Ended;
+
+#[derive(Default)]
+struct Mailbox {
+    command: Option<Command>,
+    /// Whether a command was posted that is not acknowledged.
+    busy: bool,
+    ended: bool,
+}
+
+/// The way to one thread.
+pub struct Control {
+    mailbox: Mutex<Mailbox>,
+    changed: Condvar,
+    /// Whether there is a command to take, for a look without a lock.
+    pending: AtomicBool,
+    event: EventFd,
+}
+
+impl Control {
+    /// Nothing is asked.
+    ///
+    /// # Errors
+    /// There is no descriptor left for its eventfd.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            mailbox: Mutex::default(),
+            changed: Condvar::new(),
+            pending: AtomicBool::new(false),
+            event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
+        })
+    }
+
+    /// Readable when there is a command to take or something to look at anew.
+    pub fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Asks for `command`, once what was asked before is done.
+    ///
+    /// # Errors
+    /// [`Ended`]
+    pub fn post(&self, command: Command) -> Result<(), Ended> {
+        let mut mailbox = self.settled();
+        if mailbox.ended {
+            return Err(Ended);
+        }
+        mailbox.command = Some(command);
+        mailbox.busy = true;
+        self.pending.store(true, Ordering::Release);
+        drop(mailbox);
+        self.changed.notify_all();
+        self.nudge();
+        Ok(())
+    }
+
+    /// Waits until what was asked is done.
+    ///
+    /// # Errors
+    /// [`Ended`]
+    pub fn wait_done(&self) -> Result<(), Ended> {
+        if self.settled().ended {
+            Err(Ended)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Has the thread look at everything anew.
+    pub fn nudge(&self) {
+        // A counter that is full is readable.
+        let _ = self.event.write(1);
+    }
+
+    /// The thread's look whether it is asked for something, which costs nothing.
+    pub fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// The thread waits, with nothing else to do, until it is asked for something.
+    pub fn next(&self) -> Command {
+        let mut mailbox = self.lock();
+        loop {
+            if let Some(command) = mailbox.command.take() {
+                self.pending.store(false, Ordering::Release);
+                return command;
+            }
+            mailbox = self
+                .changed
+                .wait(mailbox)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The thread has done what it was asked.
+    pub fn acknowledge(&self) {
+        self.lock().busy = false;
+        self.changed.notify_all();
+    }
+
+    /// The thread ends.
+    pub fn end(&self) {
+        let mut mailbox = self.lock();
+        mailbox.ended = true;
+        mailbox.busy = false;
+        mailbox.command = None;
+        drop(mailbox);
+        self.changed.notify_all();
+    }
+
+    fn settled(&self) -> MutexGuard<'_, Mailbox> {
+        self.changed
+            .wait_while(self.lock(), |mailbox| mailbox.busy)
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_command_is_done_when_the_thread_says_so() {
+        let control = Arc::new(Control::new().unwrap());
+        let (asked, done) = (control.clone(), Arc::new(AtomicBool::new(false)));
+        let seen = done.clone();
+        let thread = std::thread::spawn(move || {
+            assert!(matches!(asked.next(), Command::Pause));
+            seen.store(true, Ordering::SeqCst);
+            asked.acknowledge();
+            assert!(matches!(asked.next(), Command::Resume));
+            asked.acknowledge();
+        });
+        assert!(!control.is_pending());
+        control.post(Command::Pause).unwrap();
+        control.wait_done().unwrap();
+        assert!(done.load(Ordering::SeqCst));
+        control.post(Command::Resume).unwrap();
+        control.wait_done().unwrap();
+        thread.join().unwrap();
+        assert!(!control.is_pending());
+    }
+
+    #[test]
+    fn a_thread_that_ends_leaves_nobody_waiting() {
+        let control = Arc::new(Control::new().unwrap());
+        control.post(Command::Stop).unwrap();
+        let asked = control.clone();
+        let thread = std::thread::spawn(move || asked.end());
+        assert_eq!(control.wait_done(), Err(Ended));
+        assert_eq!(control.post(Command::Stop), Err(Ended));
+        thread.join().unwrap();
+    }
+}
