@@ -95,10 +95,11 @@ fn data_may_come_in_pieces_of_any_size() {
 #[test]
 fn many_at_once_are_all_answered_once() {
     use std::os::unix::fs::FileExt;
+    let content = pattern(4 << 20, 1);
     for engine in ENGINES {
         for ways in WAYS {
             let disk = TestDisk::new(4 << 20, ways);
-            disk.file.write_all_at(&pattern(4 << 20, 1), 0).unwrap();
+            disk.file.write_all_at(&content, 0).unwrap();
             let mut guest = Guest::new(disk, engine, F_FLUSH);
             for round in 0..20u64 {
                 let mut sent: Vec<_> = (0..32u64)
@@ -115,7 +116,7 @@ fn many_at_once_are_all_answered_once() {
                     let at = sent.iter().position(known).expect("answered once");
                     let (sector, sent) = sent.swap_remove(at);
                     assert_eq!(guest.status(sent), OK);
-                    let expected = &pattern(4 << 20, 1)[sector as usize * 512..][..4096];
+                    let expected = &content[sector as usize * 512..][..4096];
                     assert!(guest.bytes(sent.data, 4096) == expected);
                 }
                 assert_eq!(guest.drivers[0].take_used(), None);
