@@ -52,6 +52,7 @@ fn command(args: &[OsString]) -> &'static str {
     match args.get(1).and_then(|arg| arg.to_str()) {
         Some("run") => "mayfly run",
         Some("doctor") => "mayfly doctor",
+        Some("image") => "mayfly image",
         _ => "mayfly",
     }
 }
