@@ -67,11 +67,11 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// Another process has it.
-    #[error("cannot lock image '{}': {holder}; end that first", path.display())]
+    #[error("cannot lock image '{}': {holder}", path.display())]
     Locked {
         /// The file.
         path: PathBuf,
-        /// Who has it.
+        /// Who has it, and what to do.
         holder: String,
     },
     /// The file system does not lock.

@@ -221,7 +221,10 @@ fn take(path: &Path, file: &File, kind: Lock) -> Result<(), ImageError> {
         match source.kind() {
             io::ErrorKind::WouldBlock => ImageError::Locked {
                 path,
-                holder: holder_words(&lock::holder(file)),
+                holder: match lock::holder(file) {
+                    Holder::Ourselves => holder_words(&Holder::Ourselves),
+                    other => format!("{other}; end that first"),
+                },
             },
             _ => ImageError::Lock { path, source },
         }

@@ -22,6 +22,8 @@ pub struct NewFile {
     file: File,
     /// Where it will be.
     path: PathBuf,
+    /// That, as the user says it.
+    shown: PathBuf,
     /// Where it is meanwhile, if anywhere.
     meanwhile: Option<PathBuf>,
     /// What is replaced, locked so that nobody uses it.
@@ -36,8 +38,8 @@ impl NewFile {
     /// [`ImageError::Exists`], [`ImageError::Locked`] or what the system says.
     pub fn new(path: &Path, replace: bool) -> Result<Self, ImageError> {
         // What a symbolic link leads to is replaced, not the link.
-        let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let replaced = match fs::symlink_metadata(path) {
+        let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let replaced = match fs::symlink_metadata(&real) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             _ if !replace => {
                 let path = path.to_owned();
@@ -49,13 +51,14 @@ impl NewFile {
             }
             _ => Some(open_locked(path, Use::Change)?.0),
         };
-        let (file, meanwhile) = unnamed(path).map_err(|source| ImageError::Create {
+        let (file, meanwhile) = unnamed(&real).map_err(|source| ImageError::Create {
             path: path.to_owned(),
             source,
         })?;
         Ok(Self {
             file,
-            path: path.to_owned(),
+            path: real,
+            shown: path.to_owned(),
             meanwhile,
             replaced,
         })
@@ -76,6 +79,7 @@ impl NewFile {
         let new = Self {
             file,
             path: path.to_owned(),
+            shown: path.to_owned(),
             meanwhile,
             replaced: Some(replaced),
         };
@@ -102,10 +106,10 @@ impl NewFile {
         let result = self.file.sync_all().and_then(|()| self.name());
         result.map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => ImageError::Exists {
-                path: self.path.clone(),
+                path: self.shown.clone(),
             },
             _ => ImageError::Create {
-                path: self.path.clone(),
+                path: self.shown.clone(),
                 source,
             },
         })

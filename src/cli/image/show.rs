@@ -94,7 +94,7 @@ pub(super) fn report(path: &Path, report: &Report) -> String {
     let path = path.display();
     let _ = match (report.errors, report.leaks) {
         (0, 0) => writeln!(text, "'{path}': nothing is wrong"),
-        (errors, leaks) => writeln!(text, "'{path}': {errors} errors, {leaks} leaked clusters"),
+        (errors, leaks) => writeln!(text, "'{path}': errors: {errors}, leaked clusters: {leaks}"),
     };
     text
 }
