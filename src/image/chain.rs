@@ -15,7 +15,7 @@ use imago::vmdk::Vmdk;
 use imago::{DenyImplicitOpenGate, FormatAccess, ShallowMapping, StorageOpenOptions};
 
 use super::link::{CHAIN_MAX, Link, OpenRules, Use};
-use super::source::Source;
+use super::source::{Source, be};
 use super::{Format, ImageError};
 
 /// An image as the library sees it.
@@ -152,6 +152,11 @@ impl Layer {
 
     /// Whether the file has a hole at `offset`.
     fn data_or_hole(&self, offset: u64, len: u64) -> io::Result<(Content, u64)> {
+        // What is not there would read as zeros.
+        if self.link.format == Format::Qcow2 && offset >= self.link.file.len()? {
+            let text = format!("its data at {offset:#x} lies outside the file; is it cut off?");
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
+        }
         let end = offset.saturating_add(len);
         Ok(match self.link.file.data_in(offset..end)? {
             None => (Content::Zeros, len),
@@ -204,6 +209,7 @@ fn access(
             if has_data_file {
                 return Err(io::Error::other("external data files are not supported"));
             }
+            check_l1(link)?;
             let builder = Qcow2::<Storage, Arc<Access>>::builder(storage()?);
             let image = builder
                 .backing(below)
@@ -221,6 +227,33 @@ fn access(
             ))
         }
     }
+}
+
+/// Whether the L1 and L2 tables are in the file: the library reads zeros where they
+/// are not, which say that there is no data.
+fn check_l1(link: &Link) -> io::Result<()> {
+    const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+    let Some(header) = &link.header else {
+        return Ok(());
+    };
+    let end = link.file.len()?;
+    let outside = |what: String| {
+        let text = format!("{what} lies outside the file; is it cut off?");
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))
+    };
+    let len = header.l1_entries.saturating_mul(8);
+    if header.l1_offset.saturating_add(len) > end {
+        return outside("its L1 table".to_owned());
+    }
+    let mut table = vec![0; usize::try_from(len).unwrap_or_default()];
+    link.file.read_at(&mut table, header.l1_offset)?;
+    for (index, entry) in table.chunks_exact(8).enumerate() {
+        let offset = be(entry, 0, 8) & OFFSET;
+        if offset != 0 && offset.saturating_add(header.cluster()) > end {
+            return outside(format!("its L2 table {index}"));
+        }
+    }
+    Ok(())
 }
 
 /// Lets a VMDK descriptor have its extents, where the rules allow.
@@ -243,5 +276,73 @@ impl ImplicitOpenGate<Storage> for ExtentGate<'_> {
         }
         let file = File::open(&path)?;
         Storage::try_from(file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::check::tests::{CLUSTER, CLUSTERS, whole};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Reads the disk as `convert` does.
+    fn read_all(path: &Path) -> Result<Vec<u8>, ImageError> {
+        let rules = OpenRules {
+            format: None,
+            format_option: "--format",
+            backing_any: false,
+        };
+        let chain = Chain::open(path, &rules, 0)?;
+        let read_error = |source| ImageError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let mut disk = Vec::new();
+        // Only so much of a disk that damage made huge.
+        let size = chain.size().min(64 << 10);
+        while (disk.len() as u64) < size {
+            let offset = disk.len() as u64;
+            let (content, len) = chain.content(offset..size).map_err(read_error)?;
+            let mut piece = vec![0; usize::try_from(len).unwrap()];
+            if content == Content::Data {
+                chain.read(&mut piece, offset).map_err(read_error)?;
+            }
+            disk.append(&mut piece);
+        }
+        Ok(disk)
+    }
+
+    #[test]
+    fn a_disk_is_read_through_its_tables() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.qcow2");
+        let mut image = whole();
+        image[5 * CLUSTER..6 * CLUSTER].fill(1);
+        image[6 * CLUSTER..].fill(2);
+        fs::write(&path, image).unwrap();
+        let disk = read_all(&path).unwrap();
+        assert_eq!(disk.len(), 32 << 10);
+        assert_eq!(disk[..CLUSTER], [1; CLUSTER]);
+        assert_eq!(disk[CLUSTER..2 * CLUSTER], [0; CLUSTER]);
+        assert_eq!(disk[2 * CLUSTER..3 * CLUSTER], [2; CLUSTER]);
+        assert!(disk[3 * CLUSTER..].iter().all(|byte| *byte == 0));
+    }
+
+    proptest! {
+        #[test]
+        fn no_damage_panics(
+            damage in prop::collection::vec((0_usize..CLUSTERS * CLUSTER, any::<u8>()), 0..20),
+            len in 0_usize..=CLUSTERS * CLUSTER,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("x.qcow2");
+            let mut image = whole();
+            for (at, value) in damage {
+                image[at] = value;
+            }
+            image.truncate(len.max(5 * CLUSTER));
+            fs::write(&path, image).unwrap();
+            let _ = read_all(&path);
+        }
     }
 }

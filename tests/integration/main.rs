@@ -10,6 +10,7 @@ mod common;
 mod corpora;
 mod doctor;
 mod emulated_host;
+mod image;
 mod json;
 mod linux;
 mod memory;

@@ -20,7 +20,7 @@ mod raw;
 mod refcounts;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::io;
 use std::path::Path;

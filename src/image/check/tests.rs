@@ -4,7 +4,7 @@ use super::super::header::{HeaderError, L1_MAX};
 use super::*;
 use proptest::prelude::*;
 
-const CLUSTER: usize = 512;
+pub(in crate::image) const CLUSTER: usize = 512;
 const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
 
@@ -15,7 +15,7 @@ const L1: usize = 3;
 const L2: usize = 4;
 const DATA: usize = 5;
 /// Clusters in all: two of data.
-const CLUSTERS: usize = 7;
+pub(in crate::image) const CLUSTERS: usize = 7;
 
 fn put(image: &mut [u8], at: usize, value: u64, width: usize) {
     let bytes = value.to_be_bytes();
@@ -31,7 +31,7 @@ fn refcount(cluster: usize) -> usize {
 }
 
 /// A disk of 32 KiB with data in its first and third clusters.
-fn whole() -> Vec<u8> {
+pub(in crate::image) fn whole() -> Vec<u8> {
     let mut image = vec![0; CLUSTERS * CLUSTER];
     put(&mut image, 0, 0x5146_49fb, 4);
     put(&mut image, 4, 3, 4);
