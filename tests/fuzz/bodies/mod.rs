@@ -12,6 +12,7 @@ pub mod instruction;
 pub mod kernel_file;
 pub mod payload;
 pub mod script;
+pub mod virtio_mmio;
 
 /// A target: its name, which is its corpus' folder too, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -24,4 +25,5 @@ pub const TARGETS: &[Target] = &[
     ("instruction", instruction::run),
     ("kernel_file", kernel_file::run),
     ("payload", payload::run),
+    ("virtio_mmio", virtio_mmio::run),
 ];
