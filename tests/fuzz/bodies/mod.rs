@@ -15,6 +15,7 @@ pub mod script;
 pub mod virtio_block;
 pub mod virtio_pci;
 pub mod virtio_queue;
+pub mod virtio_mmio;
 
 /// A target: its name, which is its corpus' folder too, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -30,4 +31,5 @@ pub const TARGETS: &[Target] = &[
     ("virtio_block", virtio_block::run),
     ("virtio_pci", virtio_pci::run),
     ("virtio_queue", virtio_queue::run),
+    ("virtio_mmio", virtio_mmio::run),
 ];
