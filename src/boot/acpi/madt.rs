@@ -26,7 +26,7 @@ const ISA_BUS: u8 = 0;
 const CONFORMS: u16 = 0;
 /// Active high, edge-triggered: what the SCI would not be by default.
 const HIGH_EDGE: u16 = 0b0101;
-/// Active low, level-triggered: what PCI's INTx is to Linux, and an ISA interrupt is not.
+/// Active low, level-triggered: PCI's INTx, on what would be ISA interrupts.
 const LOW_LEVEL: u16 = 0b1111;
 const IRQ_PIT: u8 = 0;
 /// The PIT is wired to pin 2, since pin 0 is the PIC's.
@@ -51,6 +51,13 @@ pub fn madt(config: &AcpiConfig) -> Option<Sdt> {
     }
     // By an edge, since KVM offers no level-triggered irqfd to a split irqchip.
     body.extend(source_override(IRQ_SCI as u8, IRQ_SCI, HIGH_EDGE));
+    if config.pci_devices > 0 {
+        // Without these Linux, on a machine without a PIC, takes the pins for edges and
+        // refuses PCI devices their interrupt.
+        for gsi in PCI_INTX_GSIS {
+            body.extend(source_override(gsi as u8, gsi, LOW_LEVEL));
+        }
+    }
 
     if config.pci_devices > 0 {
         for gsi in PCI_INTX_GSIS {
