@@ -59,12 +59,6 @@ pub fn madt(config: &AcpiConfig) -> Option<Sdt> {
         }
     }
 
-    if config.pci_devices > 0 {
-        for gsi in PCI_INTX_GSIS {
-            body.extend(source_override(gsi as u8, gsi, LOW_LEVEL));
-        }
-    }
-
     let mut table = Sdt::new(
         *b"APIC",
         HEADER_LEN,

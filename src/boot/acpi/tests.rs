@@ -250,24 +250,6 @@ fn without_pci_devices_there_is_no_pci() {
 }
 
 #[test]
-fn the_interrupts_of_pci_are_level_triggered() {
-    let overrides = |pci_devices| {
-        let config = AcpiConfig {
-            pci_devices,
-            ..ONE_CPU
-        };
-        let madt = tables(&config).madt;
-        // Bus 0, interrupts 10 and 11 as themselves, active low and by level.
-        let wanted = [
-            2, 10, 0, 10, 10, 0, 0, 0, 0x0f, 0, 2, 10, 0, 11, 11, 0, 0, 0, 0x0f, 0,
-        ];
-        has(&madt, &wanted)
-    };
-    assert!(overrides(1));
-    assert!(!overrides(0));
-}
-
-#[test]
 fn the_mcfg_has_the_one_bus() {
     let mcfg = tables(&AcpiConfig {
         pci_devices: 1,

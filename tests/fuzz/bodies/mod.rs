@@ -13,9 +13,9 @@ pub mod kernel_file;
 pub mod payload;
 pub mod script;
 pub mod virtio_block;
+pub mod virtio_mmio;
 pub mod virtio_pci;
 pub mod virtio_queue;
-pub mod virtio_mmio;
 
 /// A target: its name, which is its corpus' folder too, and its body.
 pub type Target = (&'static str, fn(&[u8]));
