@@ -11,6 +11,7 @@ pub mod devices;
 pub mod instruction;
 pub mod kernel_file;
 pub mod payload;
+pub mod qcow2_check;
 pub mod script;
 
 /// A target: its name, which is its corpus' folder too, and its body.
@@ -24,4 +25,5 @@ pub const TARGETS: &[Target] = &[
     ("instruction", instruction::run),
     ("kernel_file", kernel_file::run),
     ("payload", payload::run),
+    ("qcow2_check", qcow2_check::run),
 ];
