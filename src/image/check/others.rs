@@ -100,16 +100,22 @@ impl Checker<'_> {
         let mut part = buffer(cluster);
         let mut done = 0;
         while done < len {
-            let count = usize::try_from((len - done).min(cluster)).unwrap_or_default();
-            let part = part.get_mut(..count).unwrap_or_default();
-            self.read(part, offset + done)?;
+            let count = (len - done).min(cluster);
+            let at = offset + done;
+            done += count;
+            // Entries in holes refer to nothing.
+            if self.source.data_in(at..at + count)?.is_none() {
+                continue;
+            }
+            let part = part.get_mut(..usize::try_from(count).unwrap_or_default());
+            let part = part.unwrap_or_default();
+            self.read(part, at)?;
             for entry in part.chunks_exact(8) {
                 let place = be(entry, 0, 8) & OFFSET;
                 if place != 0 && self.is_aligned(&data, place) {
                     self.refer(&data, place, cluster)?;
                 }
             }
-            done += count as u64;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ pub mod devices;
 pub mod instruction;
 pub mod kernel_file;
 pub mod payload;
+pub mod qcow2_check;
 pub mod script;
 pub mod virtio_block;
 pub mod virtio_mmio;
@@ -32,4 +33,5 @@ pub const TARGETS: &[Target] = &[
     ("virtio_pci", virtio_pci::run),
     ("virtio_queue", virtio_queue::run),
     ("virtio_mmio", virtio_mmio::run),
+    ("qcow2_check", qcow2_check::run),
 ];
