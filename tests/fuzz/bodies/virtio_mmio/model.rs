@@ -41,11 +41,12 @@ pub struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        let mut state = MmioState::default();
-        state.front = after_reset(0);
         Self {
             refuses: false,
-            state,
+            state: MmioState {
+                front: after_reset(0),
+                ..MmioState::default()
+            },
             config: [0; CONFIG_LEN],
             tried: false,
             active: false,
