@@ -429,14 +429,14 @@ pci_config:
 9:  ret
 
 idle_resets:
-    mov $3000, %r12d
+    mov $2000, %r12d
 1:  call restart
     dec %r12d
     jnz 1b
     ret
 
 busy_resets:
-    mov $1500, %r12d
+    mov $1000, %r12d
 1:  call restart
     /* 32 reads of all over the disk. */
     xor %r13d, %r13d
