@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 
+use super::super::Access;
 use super::super::open::{Cache, DiskOptions, Format, open};
 use super::super::testing::*;
-use super::super::Access;
 use super::testing::*;
 
 const C: usize = CLUSTER as usize;
