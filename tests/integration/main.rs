@@ -12,6 +12,7 @@ mod disk;
 mod disk_bare;
 mod doctor;
 mod emulated_host;
+mod image;
 mod json;
 mod linux;
 mod memory;
