@@ -4,7 +4,9 @@
 use acpi_tables::sdt::Sdt;
 
 use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID};
-use crate::memory::layout::{ACPI_END, ACPI_START, IOAPIC_ADDR, IRQ_SCI, LAPIC_ADDR};
+use crate::memory::layout::{
+    ACPI_END, ACPI_START, IOAPIC_ADDR, IRQ_SCI, LAPIC_ADDR, PCI_INTX_GSIS,
+};
 
 const HEADER_LEN: u32 = 36;
 const REVISION: u8 = 5;
@@ -24,6 +26,8 @@ const ISA_BUS: u8 = 0;
 const CONFORMS: u16 = 0;
 /// Active high, edge-triggered: what the SCI would not be by default.
 const HIGH_EDGE: u16 = 0b0101;
+/// Active low, level-triggered: PCI's INTx, on what would be ISA interrupts.
+const LOW_LEVEL: u16 = 0b1111;
 const IRQ_PIT: u8 = 0;
 /// The PIT is wired to pin 2, since pin 0 is the PIC's.
 const GSI_PIT: u32 = 2;
@@ -47,6 +51,13 @@ pub fn madt(config: &AcpiConfig) -> Option<Sdt> {
     }
     // By an edge, since KVM offers no level-triggered irqfd to a split irqchip.
     body.extend(source_override(IRQ_SCI as u8, IRQ_SCI, HIGH_EDGE));
+    if config.pci_devices > 0 {
+        // Without these Linux, on a machine without a PIC, takes the pins for edges and
+        // refuses PCI devices their interrupt.
+        for gsi in PCI_INTX_GSIS {
+            body.extend(source_override(gsi as u8, gsi, LOW_LEVEL));
+        }
+    }
 
     let mut table = Sdt::new(
         *b"APIC",

@@ -155,6 +155,20 @@ fn a_pic_brings_the_pit_on_pin_2() {
 }
 
 #[test]
+fn pci_brings_two_level_triggered_interrupts() {
+    let madt = tables(&AcpiConfig {
+        pci_devices: 1,
+        ..ONE_CPU
+    })
+    .madt;
+    for gsi in [10, 11] {
+        let level = (2, vec![2, 10, 0, gsi, gsi, 0, 0, 0, 0xf, 0]);
+        assert!(entries(&madt).contains(&level), "{gsi}");
+    }
+    assert_eq!(count(&madt, 2), 3);
+}
+
+#[test]
 fn apic_ids_from_255_get_x2apic_entries() {
     let madt = tables(&AcpiConfig {
         cpus: 257,

@@ -206,7 +206,8 @@ fn check_madt(madt: &[u8], config: &AcpiConfig) {
     }
     assert!(rest.is_empty());
     assert_eq!((next_cpu, io_apics), (config.cpus, 1));
-    assert_eq!(overrides, 1 + u32::from(legacy));
+    let intx = if config.pci_devices > 0 { 2 } else { 0 };
+    assert_eq!(overrides, 1 + u32::from(legacy) + intx);
 }
 
 /// MultiProcessor Specification 1.4, chapter 4.
