@@ -27,6 +27,7 @@
 //! | [`console`]    | the far side of the serial port                            |
 //! | [`terminal`]   | raw mode that is always undone; the escape key             |
 //! | [`host`]       | what this host offers: KVM and its kind                    |
+//! | [`image`]      | disk images as files: made, converted, checked             |
 //! | [`guest`]      | the default guest, built on demand                         |
 //! | [`user_cache`] | where guests and unpacked kernels are kept                 |
 //! | [`one_line`]   | errors as people are told them                             |
@@ -42,6 +43,7 @@ pub mod console;
 pub mod devices;
 pub mod guest;
 pub mod host;
+pub mod image;
 pub mod interrupts;
 pub mod memory;
 pub mod one_line;

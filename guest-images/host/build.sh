@@ -36,6 +36,7 @@ take_arguments "$@"
 PATH=$PATH:/usr/sbin:/sbin
 missing=()
 command -v qemu-system-x86_64 >/dev/null || missing+=(qemu-system-x86)
+command -v qemu-img >/dev/null || missing+=(qemu-utils)
 command -v mke2fs >/dev/null || missing+=(e2fsprogs)
 command -v setpriv >/dev/null || missing+=(util-linux)
 

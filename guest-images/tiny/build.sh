@@ -9,7 +9,8 @@
 #         line "mayfly-build: TEXT" that says what to do.
 #
 # The result's name holds a hash of this recipe, so a second call finds it and
-# does nothing.
+# does nothing. The kernel is kept under a hash of its own part of the recipe, so
+# that a change of the init takes seconds.
 
 set -euo pipefail
 export LC_ALL=C
@@ -51,6 +52,8 @@ guests=$cache/guests
 # The front end in src/guest/ computes the same hash: keep both alike.
 hash=$(cd "$recipe" && sha256sum build.sh full.config init/* minimal.config | sha256sum)
 result=$guests/tiny-$variant-${hash:0:16}
+hash=$(cd "$recipe" && sha256sum build.sh "$variant.config" | sha256sum)
+kernel=$guests/kernel-$variant-${hash:0:16}
 
 finish() {
     echo "$result"
@@ -184,6 +187,12 @@ fetch_sources() {
 # The downloaded package's file, if there is one.
 cached() { find "$sources" -name "$1_*.deb" | sort | tail -n 1; }
 
+unpack_shell() {
+    mkdir "$work/shell"
+    run dpkg -x "$(cached $shell_package)" "$work/shell" ||
+        fail "cannot unpack $(cached $shell_package); remove it and try again"
+}
+
 unpack_sources() {
     progress 8 "unpacking the kernel source"
     # Half of the source is for other machines; of their folders only the
@@ -198,7 +207,7 @@ unpack_sources() {
         net/ethernet net/wireless phy pinctrl platform regulator scsi soc staging usb video; do
         unused+=(--exclude="*/drivers/$name/*.[ch]")
     done
-    mkdir "$work/linux" "$work/shell"
+    mkdir "$work/linux"
     unpack() {
         dpkg-deb --fsys-tarfile "$(cached $source_package)" |
             tar -xO "./usr/src/$source_package.tar.xz" |
@@ -208,8 +217,6 @@ unpack_sources() {
                 --exclude='*.yaml' --exclude='*.dts' --exclude='*.dtsi' "${unused[@]}"
     }
     run unpack || fail "cannot unpack $(cached $source_package); remove it and try again"
-    run dpkg -x "$(cached $shell_package)" "$work/shell" ||
-        fail "cannot unpack $(cached $shell_package); remove it and try again"
 }
 
 # --- Kernel -----------------------------------------------------------------
@@ -267,14 +274,20 @@ build_kernel() {
 
 install_tools
 fetch_sources
-unpack_sources
-configure_kernel
-build_kernel
+if [ ! -d "$kernel" ]; then
+    unpack_sources
+    configure_kernel
+    build_kernel
+    mkdir "$work/kernel"
+    strip -s -o "$work/kernel/vmlinux" "$work/build/vmlinux"
+    cp "$work/build/arch/x86/boot/bzImage" "$work/build/System.map" "$work/kernel/"
+    cp "$work/build/.config" "$work/kernel/config"
+    mv "$work/kernel" "$kernel"
+fi
 progress 97 "packing"
-mkdir "$work/result"
-strip -s -o "$work/result/vmlinux" "$work/build/vmlinux"
-cp "$work/build/arch/x86/boot/bzImage" "$work/build/System.map" "$work/result/"
-cp "$work/build/.config" "$work/result/config"
+unpack_shell
+# The same files under another name: they are never written again.
+cp -al "$kernel" "$work/result"
 run bash "$recipe/init/build.sh" "$work/result" "$(find "$work/shell" -type f -path "*/bin/busybox")" ||
     fail "the guest's init does not compile"
 rm -f "$guests/tiny-$variant.log"

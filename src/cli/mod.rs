@@ -4,6 +4,7 @@
 //! |-------------------|-----------------------------------------------|
 //! | `run.rs`          | `mayfly run`                                  |
 //! | `doctor.rs`       | `mayfly doctor`                               |
+//! | `image/`          | `mayfly image`                                |
 //! | `default_guest.rs`| the guest that runs without `--kernel`        |
 //! | `usage.rs`        | bad usage as one line                         |
 //! | `exit_codes.rs`   | the table of exit codes                       |
@@ -13,6 +14,7 @@
 mod default_guest;
 mod doctor;
 mod exit_codes;
+mod image;
 mod logging;
 mod run;
 mod say;
@@ -39,6 +41,8 @@ enum Command {
     Run(run::RunArgs),
     /// Tell whether this host can run VMs
     Doctor(doctor::DoctorArgs),
+    /// Make, show, convert, commit and check disk images
+    Image(image::ImageArgs),
 }
 
 /// What a shell takes for success.
@@ -52,6 +56,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, started: Instant) -> u8 {
         Ok(Cli { command }) => match command {
             Command::Run(args) => run::run(args, started),
             Command::Doctor(args) => doctor::run(&args),
+            Command::Image(args) => image::run(args),
         },
         Err(error) if !error.use_stderr() => {
             say::on_stdout(&error.render().to_string());

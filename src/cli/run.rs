@@ -200,7 +200,7 @@ mod tests {
         let args = ["mayfly", "run"].iter().chain(flags);
         match Cli::try_parse_from(args).unwrap().command {
             Command::Run(args) => args.into_config(),
-            Command::Doctor(_) => unreachable!("run was asked for"),
+            Command::Doctor(_) | Command::Image(_) => unreachable!("run was asked for"),
         }
     }
 

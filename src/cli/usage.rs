@@ -26,7 +26,10 @@ fn squeeze(error: &clap::Error, args: &[OsString]) -> String {
         (ErrorKind::ValueValidation, Some(cause)) => return one_line(cause),
         (ErrorKind::MissingSubcommand, _)
         | (ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand, _) => {
-            return "a command is missing; try 'mayfly run' or 'mayfly --help'".to_owned();
+            return match command(args) {
+                "mayfly" => "a command is missing; try 'mayfly run' or 'mayfly --help'".to_owned(),
+                command => format!("a command is missing; try '{command} --help'"),
+            };
         }
         _ => first_paragraph(&error.render().to_string()),
     };
@@ -52,6 +55,7 @@ fn command(args: &[OsString]) -> &'static str {
     match args.get(1).and_then(|arg| arg.to_str()) {
         Some("run") => "mayfly run",
         Some("doctor") => "mayfly doctor",
+        Some("image") => "mayfly image",
         _ => "mayfly",
     }
 }
@@ -73,6 +77,10 @@ mod tests {
         assert_eq!(
             line(&[]),
             "a command is missing; try 'mayfly run' or 'mayfly --help'"
+        );
+        assert_eq!(
+            line(&["image"]),
+            "a command is missing; try 'mayfly image --help'"
         );
         assert_eq!(
             line(&["run", "--memroy", "1G"]),

@@ -16,13 +16,14 @@ macro_rules! recipe {
 
 /// Name below the recipe's folder and content, in the order in which the script
 /// hashes them.
-const FILES: [(&str, &[u8]); 13] = recipe![
+const FILES: [(&str, &[u8]); 14] = recipe![
     "build.sh",
     "full.config",
     "init/build.sh",
     "init/commands.c",
     "init/commands.h",
     "init/console.c",
+    "init/files.c",
     "init/init.c",
     "init/shell.c",
     "init/spin.c",

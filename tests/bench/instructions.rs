@@ -9,6 +9,9 @@
 //! `cargo bench --bench instructions` fails if a number is above its baseline by
 //! more than the noise; with `-- --write` it writes tests/bench/baseline.json anew.
 //! Another kernel or QEMU gives other numbers, so the baseline names its own.
+//!
+//! `-- disk` counts instructions a disk request instead, Mayfly's and QEMU's, and
+//! fails if Mayfly's are more.
 
 #[path = "../integration/common/mod.rs"]
 #[allow(
@@ -17,6 +20,8 @@
     reason = "shared with the integration tests"
 )]
 mod common;
+#[path = "instructions/disk.rs"]
+mod disk;
 #[path = "../integration/emulated_host/mod.rs"]
 #[allow(
     dead_code,
@@ -24,6 +29,8 @@ mod common;
     reason = "shared with the integration tests"
 )]
 mod emulated_host;
+#[path = "disk/machines.rs"]
+mod machines;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -32,6 +39,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
+use common::guests;
 use mayfly::boot::{Kernel, PayloadCache};
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +74,15 @@ struct Start {
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let write = std::env::args().any(|argument| argument == "--write");
+    let asked = |what| std::env::args().any(|argument| argument == what);
+    if asked("disk") {
+        return Ok(if disk::judge()? {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        });
+    }
+    let write = asked("--write");
     let now = Counts {
         host: kernel_release(&emulated_host::host_files().join("vmlinuz"))?,
         qemu: qemu_version()?,
@@ -170,10 +186,12 @@ fn default_guest() -> Command {
     command
 }
 
-/// None of the words has anything in it that a shell would look at.
+/// The command for a shell; none of the words has a quote in it.
 fn shell_words(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let words: Vec<_> = words
+        .map(|word| format!("'{}'", word.to_string_lossy()))
+        .collect();
     words.join(" ")
 }
 

@@ -6,8 +6,10 @@
 #
 #   stock_kernels.sh [OPTION]… [VERSION]… [-- KERNEL-OPTION…]
 #
+#   --debian        a whole Debian instead, with its own initramfs and its root on a
+#                   disk, up to our init on that disk; needs root
 #   --plain         only the kernel options that Mayfly chooses by itself
-#   --memory SIZE   guest memory, 256M
+#   --memory SIZE   guest memory, 256M; 512M for a whole Debian
 #   --timeout TIME  give a kernel up after this time, 30m
 #   --keep DIR      where to leave the consoles, VERSION.log, and processor times
 #   --mayfly FILE   another binary than target/release/mayfly
@@ -19,10 +21,11 @@ export LC_ALL=C
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 mayfly=
-memory=256M
+memory=
 timeout=30m
 keep=
 plain=
+debian=
 versions=()
 more=()
 
@@ -34,6 +37,7 @@ fail() {
 while (($#)); do
     case $1 in
     --plain) plain=yes ;;
+    --debian) debian=yes ;;
     --memory | --timeout | --keep | --mayfly)
         (($# >= 2)) || fail "$1 needs a value"
         declare "${1#--}=$2"
@@ -49,15 +53,23 @@ while (($#)); do
     esac
     shift
 done
+if [[ $debian ]]; then
+    ((${#versions[@]} == 0)) || fail "a whole Debian has a kernel of its own: name no version"
+    versions=(6.1)
+fi
 ((${#versions[@]})) || versions=(6.1 6.12)
 if [[ -z $mayfly ]]; then
     mayfly=$root/target/release/mayfly
     (cd "$root" && cargo build --quiet --locked --release)
 fi
-kernels=$(bash "$root/guest-images/debian/build.sh")
-for version in "${versions[@]}"; do
-    [[ -f $kernels/$version/vmlinuz ]] || fail "there is no kernel '$version' in $kernels"
-done
+if [[ $debian ]]; then
+    kernels=$(bash "$root/guest-images/debian/root.sh")
+else
+    kernels=$(bash "$root/guest-images/debian/build.sh")
+    for version in "${versions[@]}"; do
+        [[ -f $kernels/$version/vmlinuz ]] || fail "there is no kernel '$version' in $kernels"
+    done
+fi
 if [[ -z $keep ]]; then
     keep=$(mktemp -d)
     trap 'rm -rf "$keep"' EXIT
@@ -91,7 +103,21 @@ if [[ -z $plain ]]; then
     options+=(nokaslr lsm=capability rcupdate.rcu_expedited=1 init_on_alloc=0 psi=0
         "initcall_blacklist=$(IFS=, && echo "${left_out[*]}")")
 fi
+if [[ $debian ]]; then
+    options+=(root=/dev/vda rw init=/sbin/mayfly-init)
+fi
 options+=("${more[@]}")
+
+# boot_files VERSION: what is to be booted, as words for mayfly, one a line.
+boot_files() {
+    if [[ $debian ]]; then
+        printf '%s\n' --memory "${memory:-512M}" --kernel "$kernels/vmlinuz" \
+            --initrd "$kernels/initrd.img" --disk "path=$kernels/root.ext4,format=raw,ephemeral"
+    else
+        printf '%s\n' --memory "${memory:-256M}" --kernel "$kernels/$1/vmlinuz" \
+            --initrd "$kernels/init.cpio"
+    fi
+}
 
 # number NAME: a number of the JSON line on stdin, or nothing.
 number() { sed -nE "s/.*\"$1\":([0-9.]+).*/\1/p"; }
@@ -109,10 +135,9 @@ table=
 TIMEFORMAT="%U %S"
 for version in "${versions[@]}"; do
     log=$keep/$version.log
+    mapfile -t files < <(boot_files "$version")
     {
-        time "$mayfly" run --json -v --timeout "$timeout" --memory "$memory" \
-            --kernel "$kernels/$version/vmlinuz" --initrd "$kernels/init.cpio" \
-            --cmdline "${options[*]}" </dev/null 2>&1 | tee "$log" >&3 || true
+        time "$mayfly" run --json -v --timeout "$timeout" "${files[@]}" --cmdline "${options[*]}" </dev/null 2>&1 | tee "$log" >&3 || true
     } 3>&2 2>"$keep/$version.cpu"
     json=$(grep -a '^{"reason"' "$log" | tail -n 1 || true)
     [[ $json ]] || fail "mayfly gave no report; see its console above"

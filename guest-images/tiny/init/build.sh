@@ -3,7 +3,7 @@
 #
 #   build.sh DIR [BUSYBOX]
 #
-# writes DIR/init.cpio and, if a static busybox is given, DIR/shell.cpio, which
+# writes DIR/init, the program, DIR/init.cpio and, if a static busybox is given, DIR/shell.cpio, which
 # has it as its shell. Needs gcc, and neither root nor cpio.
 set -euo pipefail
 export LC_ALL=C
@@ -69,8 +69,8 @@ shell_files() {
 end() { entry 'TRAILER!!!' 0 0; }
 
 { init_files && end; } >"$work/init.cpio"
-mv "$work/init.cpio" "$out/"
 if [[ $busybox ]]; then
     { shell_files && end; } >"$work/shell.cpio"
     mv "$work/shell.cpio" "$out/"
 fi
+mv "$work/init.cpio" "$work/init" "$out/"

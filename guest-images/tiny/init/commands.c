@@ -40,8 +40,14 @@ static void __attribute__((noreturn)) hang(void)
 		sys_pause();
 }
 
+int root_on_disk;
+
 static void reboot_with(long command)
 {
+	if (root_on_disk) {
+		sys_sync();
+		sys_remount_root_read_only();
+	}
 	drain_console();
 	sys_reboot(command);
 }
@@ -92,10 +98,10 @@ static void time_syscalls(u64 count)
 	print_line(&line);
 }
 
-void run_command(const char *word)
+void run_command(char *word)
 {
-	const char *command = after(word, "mayfly.");
-	const char *value;
+	char *command = after(word, "mayfly.");
+	char *value;
 
 	if (!command)
 		return;
@@ -122,6 +128,20 @@ void run_command(const char *word)
 		print_date();
 	else if ((value = after(command, "syscalls=")))
 		time_syscalls(number_in(value));
+	else if ((value = after(command, "put=")))
+		put_file(value);
+	else if ((value = after(command, "show=")))
+		show_file(value);
+	else if ((value = after(command, "fill=")))
+		fill_file(value);
+	else if ((value = after(command, "sum=")))
+		sum_file(value);
+	else if ((value = after(command, "delete=")))
+		delete_file(value);
+	else if ((value = after(command, "trim=")))
+		trim(value);
+	else if (same(command, "sync"))
+		synchronize();
 	else if (same(command, "shell"))
 		run_shell();
 	else {

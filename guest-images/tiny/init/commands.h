@@ -7,8 +7,12 @@
 /* Writes one byte to an I/O port; returns zero, or -errno. */
 long write_port(long port, unsigned char value);
 
-/* Does what one word of the command line asks, if it is for us. */
-void run_command(const char *word);
+/* Does what one word of the command line asks, if it is for us; may take the word
+ * apart. */
+void run_command(char *word);
+
+/* Set when the root is a disk: it is written back before the machine ends. */
+extern int root_on_disk;
 
 /* Ends the machine. */
 void __attribute__((noreturn)) power_off(void);
@@ -18,6 +22,14 @@ void spin(u64 seconds);
 /* console.c: the commands that exercise the terminal driver. */
 void echo_console(void);
 void write_pattern(u64 bytes);
+/* files.c: files and devices. A value is PATH or PATH,VALUE. */
+void put_file(char *value);
+void show_file(const char *path);
+void fill_file(char *value);
+void sum_file(char *value);
+void delete_file(const char *path);
+void trim(const char *path);
+void synchronize(void);
 /* shell.c: an interactive shell; returns when it ends. */
 void run_shell(void);
 

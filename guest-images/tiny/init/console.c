@@ -1,7 +1,7 @@
 #include "commands.h"
 #include "text.h"
 
-enum { LINE_LIMIT = 1024, PATTERN_LINE = 64 };
+enum { LINE_LIMIT = 1024 };
 
 /* Every byte as it comes: no echo, no editing, no signals, no flow control. */
 static void make_raw(struct termios *terminal)
@@ -70,37 +70,19 @@ done:
 }
 
 /*
- * Writes exactly `bytes` bytes of a pattern in which every byte has one right
- * value: lines of 64 bytes, each an eight-digit line number, a colon, 54
- * letters of the alphabet starting at the line number, and a newline. The
- * terminal driver puts a CR before each newline.
+ * Writes exactly `bytes` bytes of the pattern, in which every byte has one right
+ * value. The terminal driver puts a CR before each newline.
  */
 void write_pattern(u64 bytes)
 {
-	static char block[16 * PATTERN_LINE];
+	static char block[1024];
 	u64 line_number = 0;
 
 	say("write begins");
 	while (bytes) {
-		u64 size = 0;
+		u64 size = bytes < sizeof(block) ? bytes : sizeof(block);
 
-		while (size < sizeof(block) && size < bytes) {
-			char *line = block + size;
-			u64 rest = line_number;
-
-			for (int digit = 7; digit >= 0; digit--) {
-				line[digit] = (char)('0' + rest % 10);
-				rest /= 10;
-			}
-			line[8] = ':';
-			for (u32 i = 9; i < PATTERN_LINE - 1; i++)
-				line[i] = (char)('a' + (line_number + i - 9) % 26);
-			line[PATTERN_LINE - 1] = '\n';
-			line_number++;
-			size += PATTERN_LINE;
-		}
-		if (size > bytes)
-			size = bytes;
+		line_number = pattern(block, sizeof(block), line_number);
 		write_all(block, size);
 		bytes -= size;
 	}

@@ -69,6 +69,20 @@ static void print_facts(u64 tsc)
 	print_line(&line);
 }
 
+/* Whether a word of the command line starts so. */
+static int has_option(const char *name)
+{
+	const char *word = command_line;
+
+	while (!after(word, name)) {
+		while (*word && *word != ' ')
+			word++;
+		if (!*word++)
+			return 0;
+	}
+	return 1;
+}
+
 /* Runs the commands among the words, in the order written. */
 static void run_command_line(void)
 {
@@ -95,6 +109,7 @@ void __attribute__((noreturn, used)) init_main(void)
 	sys_mount("sysfs", "/sys");
 	print_facts(tsc);
 	read_word("/proc/cmdline", command_line, sizeof(command_line));
+	root_on_disk = has_option("root=");
 	run_command_line();
 	power_off();
 }

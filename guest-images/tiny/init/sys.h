@@ -41,6 +41,10 @@ enum {
 	O_RDONLY = 0,
 	O_WRONLY = 1,
 	O_RDWR = 2,
+	O_CREAT = 0100,
+	O_TRUNC = 01000,
+
+	ENOENT = 2,
 
 	CLOCK_REALTIME = 0,
 	CLOCK_MONOTONIC = 1,
@@ -69,6 +73,9 @@ enum {
 	CLONE_VM = 0x100,
 	CLONE_VFORK = 0x4000,
 };
+
+/* Beyond what an int can be. */
+#define FITRIM 0xc0185879ul
 
 /* The commands of reboot(2). */
 #define REBOOT_RESTART 0x01234567L
@@ -111,7 +118,7 @@ static inline long sys_write(int fd, const void *data, u64 size)
 
 static inline int sys_open(const char *path, int flags)
 {
-	return (int)syscall3(2, (long)path, flags, 0);
+	return (int)syscall3(2, (long)path, flags, 0644);
 }
 
 static inline long sys_close(int fd)
@@ -172,6 +179,11 @@ static inline long sys_uname(struct utsname *names)
 	return syscall3(63, (long)names, 0, 0);
 }
 
+static inline long sys_fsync(int fd)
+{
+	return syscall3(74, fd, 0, 0);
+}
+
 static inline long sys_chdir(const char *path)
 {
 	return syscall3(80, (long)path, 0, 0);
@@ -180,6 +192,11 @@ static inline long sys_chdir(const char *path)
 static inline long sys_mkdir(const char *path)
 {
 	return syscall3(83, (long)path, 0755, 0);
+}
+
+static inline long sys_unlink(const char *path)
+{
+	return syscall3(87, (long)path, 0, 0);
 }
 
 static inline long sys_sysinfo(struct sysinfo *info)
@@ -200,6 +217,17 @@ static inline long sys_setsid(void)
 static inline long sys_mount(const char *type, const char *target)
 {
 	return syscall5(165, (long)type, (long)target, (long)type, 0, 0);
+}
+
+static inline void sys_sync(void)
+{
+	syscall3(162, 0, 0, 0);
+}
+
+/* MS_REMOUNT | MS_RDONLY: a clean file system is left behind. */
+static inline long sys_remount_root_read_only(void)
+{
+	return syscall5(165, 0, (long)"/", 0, 0x20 | 1, 0);
 }
 
 static inline long sys_reboot(long command)

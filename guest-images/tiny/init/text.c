@@ -40,12 +40,12 @@ void say(const char *text)
 	print_line(&line);
 }
 
-const char *after(const char *word, const char *prefix)
+char *after(const char *word, const char *prefix)
 {
 	while (*prefix)
 		if (*word++ != *prefix++)
 			return 0;
-	return word;
+	return (char *)word;
 }
 
 int same(const char *a, const char *b)
@@ -94,6 +94,26 @@ void read_word(const char *path, char *word, u64 size)
 		length--;
 	}
 	word[length] = 0;
+}
+
+u64 pattern(char *data, u64 size, u64 line_number)
+{
+	enum { LINE = 64 };
+
+	for (char *line = data; line < data + size; line += LINE) {
+		u64 rest = line_number;
+
+		for (int digit = 7; digit >= 0; digit--) {
+			line[digit] = (char)('0' + rest % 10);
+			rest /= 10;
+		}
+		line[8] = ':';
+		for (u32 i = 9; i < LINE - 1; i++)
+			line[i] = (char)('a' + (line_number + i - 9) % 26);
+		line[LINE - 1] = '\n';
+		line_number++;
+	}
+	return line_number;
 }
 
 void drain_console(void)

@@ -21,7 +21,7 @@ void say(const char *text);
 void start_line(struct line *line);
 
 /* What follows `prefix` in `word`, or null if the word starts otherwise. */
-const char *after(const char *word, const char *prefix);
+char *after(const char *word, const char *prefix);
 /* Whether the two are equal. */
 int same(const char *a, const char *b);
 /* The decimal number at the start of `text`, at most 10^15. */
@@ -31,6 +31,13 @@ u64 number_in(const char *text);
 void write_all(const char *data, u64 size);
 /* Reads a small file as a string without its last newline; "?" if it cannot. */
 void read_word(const char *path, char *word, u64 size);
+/*
+ * Fills `size` bytes, a multiple of 64, with lines of 64 bytes from line number
+ * `line_number` on, and returns the next line's number. A line is its number in
+ * eight digits, a colon, 54 letters of the alphabet starting at the line number,
+ * and a newline.
+ */
+u64 pattern(char *data, u64 size, u64 line_number);
 /* Waits until the UART has sent what was written. */
 void drain_console(void);
 

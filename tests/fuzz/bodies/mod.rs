@@ -11,8 +11,12 @@ pub mod devices;
 pub mod instruction;
 pub mod kernel_file;
 pub mod payload;
+pub mod qcow2_check;
 pub mod script;
+pub mod virtio_block;
+pub mod virtio_mmio;
 pub mod virtio_pci;
+pub mod virtio_queue;
 
 /// A target: its name, which is its corpus' folder too, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -25,5 +29,9 @@ pub const TARGETS: &[Target] = &[
     ("instruction", instruction::run),
     ("kernel_file", kernel_file::run),
     ("payload", payload::run),
+    ("virtio_block", virtio_block::run),
     ("virtio_pci", virtio_pci::run),
+    ("virtio_queue", virtio_queue::run),
+    ("virtio_mmio", virtio_mmio::run),
+    ("qcow2_check", qcow2_check::run),
 ];

@@ -22,16 +22,26 @@ macro_rules! sources {
 const SHARED: &[(&str, &str)] = sources![
     "guest.ld",
     "acpi.inc",
+    "blk_load.inc",
+    "disk_hostile.inc",
     "guest.inc",
     "interrupts.inc",
     "kvmclock.inc",
     "memory_map.inc",
     "user.inc",
+    "virtio.inc",
+    "virtio_blk.inc",
     "window.inc",
 ];
 
 /// The guests, one a file.
 const GUESTS: &[(&str, &str)] = sources![
+    "blk_bench.S",
+    "blk_hostile.S",
+    "blk_irq.S",
+    "blk_pattern.S",
+    "blk_rw.S",
+    "blk_sweep.S",
     "boot_linux64.S",
     "boot_pvh.S",
     "deadline_ticks.S",
@@ -48,6 +58,7 @@ const GUESTS: &[(&str, &str)] = sources![
     "poweroff.S",
     "pvpanic.S",
     "reset_cf9.S",
+    "rng.S",
     "serial_irq.S",
     "smp.S",
     "spin.S",
@@ -58,6 +69,7 @@ const GUESTS: &[(&str, &str)] = sources![
     "timer.S",
     "triple_fault.S",
     "uncovered.S",
+    "virtio_hostile.S",
     "wild_jump.S",
 ];
 

@@ -1,9 +1,11 @@
 //! What the tests share: running the binary, the guests, the kind of host.
 
+pub mod disk;
 pub mod floor;
 pub mod guests;
 pub mod host;
 pub mod image;
+pub mod pattern;
 pub mod run;
 pub mod startup;
 pub mod terminal;

@@ -1,12 +1,13 @@
 //! Runs one command on the emulated host: QEMU with its emulated SVM, a root disk
-//! made from a [`RootTree`], and the command's output and exit status back.
+//! made from a [`RootTree`], and the command's output and exit status back; or up to
+//! a moment at which the host's power is cut.
 
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::root::RootTree;
@@ -28,12 +29,14 @@ pub struct EmulatedHost {
     pub timeout: Duration,
     /// Kernel modules to load beyond those that every host loads.
     pub modules: Vec<String>,
-    /// More arguments for QEMU: devices, networks, disks.
+    /// More arguments for QEMU: devices, networks.
     pub qemu_args: Vec<String>,
     /// Where the command runs.
     pub directory: PathBuf,
     /// Its environment, beyond PATH and HOME.
     pub environment: Vec<(String, String)>,
+    /// Options of `-drive` for each disk beyond the root disk.
+    disks: Vec<String>,
 }
 
 /// What a command did.
@@ -58,7 +61,19 @@ impl EmulatedHost {
             qemu_args: Vec::new(),
             directory: PathBuf::from("/"),
             environment: Vec::new(),
+            disks: Vec::new(),
         }
+    }
+
+    /// Gives the host a disk, QEMU's `-drive` with these options (`file=PATH`), raw and
+    /// virtio, and returns its name there. Its errors are the host's to see.
+    pub fn add_disk(&mut self, options: &str) -> String {
+        self.disks.push(format!(
+            "{options},format=raw,if=virtio,rerror=report,werror=report"
+        ));
+        // The root disk is vda.
+        let letter = char::from(b'a' + u8::try_from(self.disks.len()).expect("few disks"));
+        format!("/dev/vd{letter}")
     }
 
     /// Boots the host on `root`, runs `command` there and shuts it down.
@@ -67,8 +82,54 @@ impl EmulatedHost {
     ///
     /// One text, with the end of the output, if the host did not come to report
     /// the command's exit status in time.
-    pub fn run(&self, mut root: RootTree, command: &[&str]) -> Result<Outcome, String> {
+    pub fn run(&self, root: RootTree, command: &[&str]) -> Result<Outcome, String> {
         let start = Instant::now();
+        let past = self.boot(root, command, &mut |_| false)?;
+        // The line that guest-images/host/root-init writes.
+        let status = past.console.lines().find_map(|line| {
+            line.strip_prefix("emulated-host: exit ")?
+                .trim()
+                .parse()
+                .ok()
+        });
+        match (past.end, status) {
+            (End::Ended, Some(status)) => Ok(Outcome {
+                status,
+                output: past.output,
+                elapsed: start.elapsed(),
+            }),
+            (End::TimedOut, _) => Err(past.told(&format!("not done after {:?}", self.timeout))),
+            _ => Err(past.told("dead before its time")),
+        }
+    }
+
+    /// Boots the host on `root` and runs `command` there until `enough` says so of the
+    /// output so far; then the host's power is cut. Returns the output.
+    ///
+    /// # Errors
+    ///
+    /// One text, with the end of the output, if the host ended by itself or that
+    /// moment did not come in time.
+    pub fn run_until(
+        &self,
+        root: RootTree,
+        command: &[&str],
+        enough: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<String, String> {
+        let past = self.boot(root, command, enough)?;
+        match past.end {
+            End::PowerCut => Ok(past.output),
+            End::TimedOut => Err(past.told(&format!("not as far after {:?}", self.timeout))),
+            End::Ended => Err(past.told("at its end before its power was cut")),
+        }
+    }
+
+    fn boot(
+        &self,
+        mut root: RootTree,
+        command: &[&str],
+        enough: &mut dyn FnMut(&str) -> bool,
+    ) -> Result<Past, String> {
         root.write(
             Path::new("/emulated-host/command"),
             &self.command_file(command),
@@ -83,66 +144,48 @@ impl EmulatedHost {
             .stderr(fs::File::create(&error_file).map_err(|error| error.to_string())?)
             .spawn()
             .map_err(|error| format!("cannot start QEMU (package qemu-system-x86): {error}"))?;
-        let (output, in_time) = self.collect_output(&mut qemu, start);
+        let (output, end) = self.collect_output(&mut qemu, enough);
         let _ = qemu.wait();
         let console = fs::read(&console_file).unwrap_or_default();
-        let console = String::from_utf8_lossy(&console);
-        // The line that guest-images/host/root-init writes.
-        let status = console.lines().find_map(|line| {
-            line.strip_prefix("emulated-host: exit ")?
-                .trim()
-                .parse()
-                .ok()
-        });
-        match status {
-            Some(status) if in_time => Ok(Outcome {
-                status,
-                output,
-                elapsed: start.elapsed(),
-            }),
-            _ => Err(format!(
-                "the emulated host {} running {command:?}\n\
-                 {}-- the end of its console:\n{}\n-- the end of its output:\n{}",
-                if in_time {
-                    "died".to_string()
-                } else {
-                    format!("was not done after {:?}", self.timeout)
-                },
-                qemu_errors(&error_file),
-                tail(&console),
-                tail(&output),
-            )),
-        }
+        Ok(Past {
+            command: format!("{command:?}"),
+            console: String::from_utf8_lossy(&console).into_owned(),
+            output,
+            errors: qemu_errors(&error_file),
+            end,
+        })
     }
 
-    /// Passes on what QEMU prints until it ends, or kills it when its time is
-    /// over; the flag says that it ended.
-    fn collect_output(&self, qemu: &mut Child, start: Instant) -> (String, bool) {
-        let mut stdout = qemu.stdout.take().expect("QEMU's output is a pipe");
-        let (sender, receiver) = channel::<Vec<u8>>();
-        let reader = thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(count @ 1..) = stdout.read(&mut buffer) {
-                let _ = sender.send(buffer[..count].to_vec());
-            }
-        });
-        let mut output = Vec::new();
-        let in_time = loop {
+    /// Passes on what QEMU prints until it ends; it is killed when its time is over,
+    /// or at once when `enough` says so.
+    fn collect_output(
+        &self,
+        qemu: &mut Child,
+        enough: &mut dyn FnMut(&str) -> bool,
+    ) -> (String, End) {
+        let start = Instant::now();
+        let (reader, receiver) = read_along(qemu.stdout.take().expect("QEMU's output is a pipe"));
+        let mut output = String::new();
+        let end = loop {
             let left = self.timeout.saturating_sub(start.elapsed());
             match receiver.recv_timeout(left) {
                 Ok(bytes) => {
-                    print!("{}", String::from_utf8_lossy(&bytes));
-                    output.extend(bytes);
+                    let text = String::from_utf8_lossy(&bytes);
+                    print!("{text}");
+                    output.push_str(&text);
+                    if enough(&output) {
+                        break End::PowerCut;
+                    }
                 }
-                Err(RecvTimeoutError::Disconnected) => break true,
-                Err(RecvTimeoutError::Timeout) => break false,
+                Err(RecvTimeoutError::Disconnected) => break End::Ended,
+                Err(RecvTimeoutError::Timeout) => break End::TimedOut,
             }
         };
-        if !in_time {
+        if end != End::Ended {
             let _ = qemu.kill();
         }
         let _ = reader.join();
-        (String::from_utf8_lossy(&output).into_owned(), in_time)
+        (output, end)
     }
 
     fn qemu(&self, image: &Path, console_file: &Path) -> Command {
@@ -167,6 +210,9 @@ impl EmulatedHost {
             "file={},format=raw,if=virtio,cache=unsafe",
             image.display()
         ));
+        for disk in &self.disks {
+            qemu.args(["-drive", disk]);
+        }
         qemu.arg("-kernel").arg(self.files.join("vmlinuz"));
         qemu.arg("-initrd").arg(self.files.join("initrd.cpio"));
         qemu.arg("-append").arg(format!(
@@ -190,6 +236,49 @@ impl EmulatedHost {
         script.push_str(&format!("exec {}\n", words.join(" ")));
         script
     }
+}
+
+/// How a host came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Ended,
+    TimedOut,
+    PowerCut,
+}
+
+/// What is left of a host.
+struct Past {
+    command: String,
+    console: String,
+    output: String,
+    errors: String,
+    end: End,
+}
+
+impl Past {
+    /// A failure, with what a reader needs to understand it.
+    fn told(&self, what: &str) -> String {
+        format!(
+            "the emulated host was {what} running {}\n\
+             {}-- the end of its console:\n{}\n-- the end of its output:\n{}",
+            self.command,
+            self.errors,
+            tail(&self.console),
+            tail(&self.output),
+        )
+    }
+}
+
+/// Reads QEMU's output as it comes.
+fn read_along(mut stdout: ChildStdout) -> (JoinHandle<()>, Receiver<Vec<u8>>) {
+    let (sender, receiver) = channel();
+    let reader = thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stdout.read(&mut buffer) {
+            let _ = sender.send(buffer[..count].to_vec());
+        }
+    });
+    (reader, receiver)
 }
 
 /// `text` as one word of a shell.

@@ -1,7 +1,11 @@
 //! The second kind of host: hardware KVM. QEMU's emulated SVM runs a Debian kernel
 //! with kvm-amd, and this very test binary runs in it.
 
+mod debian_root;
+mod disk_errors;
 pub mod machine;
+mod nbd;
+mod power_cut;
 pub mod root;
 mod stock;
 
@@ -44,14 +48,25 @@ fn path_with_sbin() -> String {
     format!("{path}:/usr/sbin:/sbin")
 }
 
+/// Where a program of this machine is.
+fn found(program: &str) -> PathBuf {
+    let path = path_with_sbin();
+    let mut places = path
+        .split(':')
+        .map(|folder| Path::new(folder).join(program));
+    let place = places.find(|place| place.is_file());
+    place.unwrap_or_else(|| panic!("there is no {program} in {path}"))
+}
+
 /// A root disk with everything that a test or a user's command needs: mayfly, the
 /// guests, the build scripts (which find their guests in the cache) and a shell.
 pub fn mayfly_root() -> RootTree {
     let mut root = RootTree::new(host_files());
     root.add_program(Path::new(MAYFLY));
-    for program in ["/bin/bash", "/usr/bin/flock"] {
-        root.add_program(Path::new(program));
+    for program in ["bash", "flock", "qemu-img", "e2fsck", "debugfs"] {
+        root.add_program(&found(program));
     }
+    root.add(&crate::common::disk::root_image());
     root.add(&Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images"));
     root.add(crate::common::guests::bare_dir());
     root.add_program(crate::common::floor::floor());

@@ -399,3 +399,13 @@ impl Start<'_> {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "life_cycle_tests.rs"]
+mod life_cycle_tests;
+#[cfg(test)]
+#[path = "order_tests.rs"]
+mod order_tests;
+#[cfg(test)]
+#[path = "request_life_tests.rs"]
+mod request_life_tests;

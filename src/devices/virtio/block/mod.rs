@@ -23,6 +23,8 @@ mod ring;
 mod serve;
 mod sleeper;
 mod slots;
+#[cfg(test)]
+mod testing;
 mod worker;
 
 pub use counters::{BlockCounters, BlockTotals};

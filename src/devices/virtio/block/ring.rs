@@ -156,7 +156,8 @@ impl Ring {
             return Ok(());
         };
         if wake.armed {
-            let cancel = opcode::PollRemove::new(KICK).build().user_data(CANCEL);
+            // Unlike POLL_REMOVE this works in the midst of a wake-up too.
+            let cancel = opcode::AsyncCancel::new(KICK).build().user_data(CANCEL);
             while !self.push(&cancel) {
                 self.enter(0, None)?;
             }

@@ -183,9 +183,9 @@ fn a_queue_that_is_none_breaks_the_device() {
         (16, 0xf_fff0, 0x1_1000, 0x1_2000),
         (16, 0x1_0000, 0xf_fffe, 0x1_2000),
         (16, 0x1_0000, 0x1_1000, 0xf_fffc),
-        (16, u64::MAX & !0xf, 0x1_1000, 0x1_2000),
-        (16, 0x1_0000, u64::MAX & !0x1, 0x1_2000),
-        (16, 0x1_0000, 0x1_1000, u64::MAX & !0x3),
+        (16, !0xf, 0x1_1000, 0x1_2000),
+        (16, 0x1_0000, !0x1, 0x1_2000),
+        (16, 0x1_0000, 0x1_1000, !0x3),
     ];
     for (size, descriptors, available, used) in bad {
         let mut bench = bench().negotiated();

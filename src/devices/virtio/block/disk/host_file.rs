@@ -4,6 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,12 +12,12 @@ use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::FallocateFlags;
 
-use super::Access;
 use super::error::DiskError;
 use super::lock::{self, Lock};
 use super::open::Cache;
 use super::stat;
 use super::transfer::{Pieces, transfer};
+use super::{Access, Location};
 
 /// Zeros for file systems that cannot make a range zero otherwise.
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
@@ -39,6 +40,7 @@ pub struct HostFile {
     cache: Cache,
     len: u64,
     physical_block: u32,
+    in_memory: bool,
     /// Errno of an fdatasync that failed. The kernel has dropped what it could not
     /// write and would call the next one a success, so nothing is believed after it.
     lost: Mutex<Option<i32>>,
@@ -84,6 +86,7 @@ impl HostFile {
         };
         let len = (&file).seek(SeekFrom::End(0)).map_err(cannot_read)?;
         let physical_block = stat::physical_block(&file).map_err(cannot_read)?;
+        let in_memory = stat::is_in_memory(&file).map_err(cannot_read)?;
         Ok(Self {
             path: path.to_owned(),
             file,
@@ -92,6 +95,7 @@ impl HostFile {
             cache,
             len,
             physical_block,
+            in_memory,
             lost: Mutex::new(None),
             no_holes: AtomicBool::new(false),
         })
@@ -127,12 +131,17 @@ impl HostFile {
         &self.file
     }
 
-    /// The descriptor to transfer by, and what offset, length and addresses must
-    /// then be multiples of.
-    pub fn fast_path(&self) -> (&File, u32) {
-        match &self.direct {
+    /// Where a transfer at `offset` of the file goes best.
+    pub fn location(&self, offset: u64) -> Location<'_> {
+        let (file, align) = match &self.direct {
             Some(direct) => (&direct.file, direct.align),
             None => (&self.file, 1),
+        };
+        Location {
+            file: file.as_fd(),
+            offset,
+            align,
+            in_memory: self.in_memory,
         }
     }
 
@@ -296,9 +305,11 @@ fn open_path(path: &Path, writable: bool, is_device: bool) -> Result<File, DiskE
         .custom_flags(if exclusive { libc::O_EXCL } else { 0 })
         .open(path)
         .map_err(|source| {
+            if source.raw_os_error() == Some(libc::EBUSY) && exclusive {
+                return device_in_use(path);
+            }
             let path = path.to_owned();
             match source.raw_os_error() {
-                Some(libc::EBUSY) if exclusive => DiskError::DeviceInUse { path },
                 Some(libc::EROFS | libc::EACCES | libc::EPERM | libc::ETXTBSY)
                     if writable && File::open(&path).is_ok() =>
                 {
@@ -307,6 +318,17 @@ fn open_path(path: &Path, writable: bool, is_device: bool) -> Result<File, DiskE
                 _ => DiskError::Open { path, source },
             }
         })
+}
+
+/// Who uses the device: one that locks it, such as another Mayfly, or the host.
+fn device_in_use(path: &Path) -> DiskError {
+    let locked = OpenOptions::new().read(true).write(true).open(path);
+    match locked.map(|file| lock_file(path, &file, true)) {
+        Ok(Err(error @ DiskError::Locked { .. })) => error,
+        _ => DiskError::DeviceInUse {
+            path: path.to_owned(),
+        },
+    }
 }
 
 fn lock_file(path: &Path, file: &File, writable: bool) -> Result<(), DiskError> {
@@ -361,4 +383,46 @@ fn open_direct(path: &Path, file: &File, writable: bool) -> Result<Direct, DiskE
         file: direct,
         align,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::virtio::block::disk::testing::file_with;
+
+    #[test]
+    fn after_a_flush_that_failed_none_is_a_success() {
+        let (_dir, path) = file_with("x.img", &[0; 512]);
+        // A device without fdatasync: the error is the kernel's own.
+        let broken = OpenOptions::new().read(true).write(true).open("/dev/full");
+        let mut file = HostFile::take(&path, broken.unwrap(), true, Cache::Writeback).unwrap();
+        let first = file.flush().unwrap_err();
+        let good = OpenOptions::new().read(true).write(true).open(&path);
+        file.file = good.unwrap();
+        let second = file.flush().unwrap_err();
+        assert_eq!(first.raw_os_error(), second.raw_os_error());
+        let other = HostFile::open(&path, true, Cache::Writeback).unwrap();
+        other.flush().unwrap();
+    }
+
+    #[test]
+    fn a_file_that_can_only_be_read_has_its_line() {
+        // The system lets nobody write a program that runs.
+        let program = std::env::current_exe().unwrap();
+        let error = HostFile::open(&program, true, Cache::Writeback).unwrap_err();
+        let line = crate::one_line::one_line(&error);
+        assert!(
+            line.contains("for writing; add readonly, or ephemeral"),
+            "{line}"
+        );
+        assert!(HostFile::open(&program, false, Cache::Writeback).is_ok());
+    }
+
+    #[test]
+    fn a_file_in_memory_is_known() {
+        let memory = rustix::fs::memfd_create(c"test", rustix::fs::MemfdFlags::CLOEXEC);
+        assert!(stat::is_in_memory(&memory.unwrap().into()).unwrap());
+        // Device nodes lie in memory, what is behind them does not.
+        assert!(!stat::is_in_memory(&File::open("/dev/null").unwrap()).unwrap());
+    }
 }

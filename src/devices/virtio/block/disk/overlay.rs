@@ -12,7 +12,6 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -137,12 +136,7 @@ impl<B: ReadPart> Disk for Overlay<B> {
         if !is_scratch {
             return self.base.locate(access, offset, len);
         }
-        Some(Location {
-            file: self.scratch.file().as_fd(),
-            offset,
-            align: 1,
-            in_memory: false,
-        })
+        Some(self.scratch.location(offset))
     }
 
     fn written(&self, offset: u64, len: u64) {

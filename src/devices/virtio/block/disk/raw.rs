@@ -2,7 +2,6 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsFd;
 
 use super::host_file::HostFile;
 use super::overlay::ReadPart;
@@ -102,13 +101,7 @@ impl Disk for RawDisk {
         if end > self.file.len() {
             return None;
         }
-        let (file, align) = self.file.fast_path();
-        Some(Location {
-            file: file.as_fd(),
-            offset,
-            align,
-            in_memory: false,
-        })
+        Some(self.file.location(offset))
     }
 
     fn written(&self, _offset: u64, _len: u64) {}

@@ -12,6 +12,8 @@ pub(super) const SECTOR: u64 = 512;
 const USUAL_ALIGN: u32 = 4096;
 /// Larger block sizes are not passed on: guests know none.
 const MAX_BLOCK: u32 = 64 << 10;
+/// File system type of ramfs (linux/magic.h).
+const RAMFS_MAGIC: libc::c_long = 0x8584_58f6;
 /// Get the logical block size of a block device: `_IO(0x12, 104)`, linux/fs.h.
 const BLKSSZGET: libc::Ioctl = 0x1268;
 /// Get its physical block size: `_IO(0x12, 123)`, linux/fs.h.
@@ -33,6 +35,19 @@ pub(super) fn direct_align(file: &File) -> io::Result<Option<u32>> {
         return Ok(Some(block_size(file, BLKSSZGET)?));
     }
     Ok(Some(USUAL_ALIGN))
+}
+
+/// Whether what is in `file` is in the host's memory and nowhere else.
+///
+/// # Errors
+/// What the system says.
+pub(super) fn is_in_memory(file: &File) -> io::Result<bool> {
+    // A device's node may be on a tmpfs.
+    if !file.metadata()?.is_file() {
+        return Ok(false);
+    }
+    let kind = rustix::fs::fstatfs(file)?.f_type;
+    Ok(kind == libc::TMPFS_MAGIC || kind == RAMFS_MAGIC)
 }
 
 /// Bytes in which the medium is written, a power of two from 512 to 65536.

@@ -18,10 +18,13 @@
 mod chain;
 mod header;
 mod refcounts;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::ops::Range;
-use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
 use imago::io_buffers::{IoVector, IoVectorMut};
@@ -217,13 +220,7 @@ impl Disk for ImageDisk {
         if !is_there || (access == Access::Write && !is_writable) {
             return None;
         }
-        let (file, align) = storage.file().fast_path();
-        Some(Location {
-            file: file.as_fd(),
-            offset,
-            align,
-            in_memory: false,
-        })
+        Some(storage.file().location(offset))
     }
 
     fn written(&self, _offset: u64, _len: u64) {}

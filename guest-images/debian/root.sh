@@ -1,0 +1,81 @@
+#!/bin/bash
+# Installs a minimal Debian 12 with its cloud kernel into an ext4 root disk.
+#
+#   root.sh [--cache DIR]
+#
+# Prints one line on stdout, the directory that holds
+#   root.ext4    the disk: one file system, no partitions; sparse
+#   vmlinuz      its kernel, unmodified
+#   initrd.img   the initramfs that Debian's initramfs-tools made for it
+#   stamp        the packages and versions it consists of
+# Progress goes to stderr, as lines `mayfly-build: PERCENT TEXT`.
+#
+# The directory's name ends in a hash of this recipe; a second call finds it and
+# does nothing. Needs root, as debootstrap does. The machine's own package sources
+# are read, never changed.
+set -euo pipefail
+export LC_ALL=C
+umask 022
+
+release=bookworm
+# Beyond what a Debian cannot be without: a kernel, what makes its initramfs, and
+# an init that shows a login prompt.
+packages=linux-image-cloud-amd64,initramfs-tools,systemd-sysv
+size=1G
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=../packages.sh
+. "$here/../packages.sh"
+
+take_arguments "$@"
+
+PATH=$PATH:/usr/sbin:/sbin
+out=$cache/debian/root-$(recipe_hash "$here/root.sh" "$here"/../tiny/init/*)
+finish() {
+    echo "$out"
+    exit 0
+}
+[[ ! -d $out ]] || finish
+
+((EUID == 0)) || fail "a Debian can be installed by root only: run $here/root.sh as root"
+workplace debian-root
+[[ ! -d $out ]] || finish
+
+missing=()
+command -v debootstrap >/dev/null || missing+=(debootstrap)
+command -v mke2fs >/dev/null || missing+=(e2fsprogs)
+command -v gcc >/dev/null || missing+=(gcc)
+if ((${#missing[@]})); then
+    progress 2 "installing ${missing[*]}"
+    debian_sources "$(this_release)"
+    quietly apt-get -q install --no-install-recommends "${missing[@]}"
+fi
+progress 5 "reading Debian's package lists"
+debian_sources "$release"
+
+progress 10 "installing Debian '$release' (120 MB)"
+root=$work/root
+mirror=$(sed -nE "s/^deb .* ?(https?:[^ ]+) $release main\$/\1/p" "$work/apt/sources.list")
+keys=/usr/share/keyrings/debian-archive-keyring.gpg
+# Its apt is to know nothing of the one that has been configured above.
+quietly env -u APT_CONFIG debootstrap --variant=minbase --include="$packages" \
+    $([[ ! -f $keys ]] || echo "--keyring=$keys") "$release" "$root" "$mirror"
+
+progress 80 "setting it up"
+chroot "$root" dpkg-query -W >"$work/out/stamp"
+quietly chroot "$root" passwd --delete root
+echo mayfly >"$root/etc/hostname"
+echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
+rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
+quietly bash "$here/../tiny/init/build.sh" "$work"
+install -m 755 "$work/init" "$root/sbin/mayfly-init"
+cp "$root"/boot/vmlinuz-* "$work/out/vmlinuz"
+cp "$root"/boot/initrd.img-* "$work/out/initrd.img"
+
+progress 90 "making the disk"
+quietly mke2fs -q -t ext4 -L root -d "$root" "$work/out/root.ext4" "$size"
+
+mkdir -p "${out%/*}"
+mv -T "$work/out" "$out"
+progress 100 "Debian is in $out"
+finish
