@@ -262,7 +262,7 @@ mod tests {
     fn another_process_is_named() {
         let path = tempfile::NamedTempFile::new().unwrap();
         let mut child = std::process::Command::new("flock")
-            .args(["--exclusive", "--nonblock"])
+            .args(["--exclusive", "--no-fork"])
             .arg(path.path())
             .args(["sleep", "100"])
             .stdout(std::process::Stdio::null())
