@@ -1,6 +1,9 @@
 //! An overlay's data goes into its backing file.
 
+use std::time::Duration;
+
 use super::{MIB, Place, USAGE, assert_holds};
+use crate::common::trace::trace_calls;
 
 #[test]
 fn what_the_overlay_has_the_backing_file_gets() {
@@ -42,27 +45,39 @@ fn the_backing_file_is_stable_before_the_overlay_changes() {
     place.sparse("a.img");
     place.done(&["create", "o.qcow2", "--backing", "a.img"]);
     place.qemu_io("o.qcow2", &["write -P 3 10M 1M"]);
-    let trace = place.path("trace");
-    let calls = "trace=openat,pwritev,pwrite64,fsync,fdatasync,linkat,rename";
-    let options = ["-f", "-y", "-e", calls, "-o"].map(str::to_owned);
-    let traced = [&options[..], &[trace.display().to_string()]].concat();
-    let mut command = std::process::Command::new("strace");
-    command.args(traced).arg(crate::common::run::MAYFLY);
+    let mut command = std::process::Command::new(crate::common::run::MAYFLY);
     command
         .args(["image", "commit", "o.qcow2"])
         .current_dir(place.0.path());
-    let output = command.output().expect("strace");
-    assert!(output.status.success(), "{output:?}");
-    let text = std::fs::read_to_string(trace).expect("the trace");
-    let last = |what: &str, of: &str| {
-        let matches = |line: &str| line.contains(what) && line.contains(of);
-        let found = text.lines().enumerate().filter(|(_, line)| matches(line));
-        let found = found.map(|(number, _)| number).last();
-        found.unwrap_or_else(|| panic!("no {what} of {of} in: {text}"))
+    // What was done to the backing file, and when the overlay was replaced, in order.
+    let mut steps = Vec::new();
+    let traced = trace_calls(command, &mut |call| {
+        let backing = || {
+            let link = format!("/proc/{}/fd/{}", call.process, call.arguments[0]);
+            std::fs::read_link(link).is_ok_and(|file| file.ends_with("a.img"))
+        };
+        if call.result.is_none() {
+            match call.number as i64 {
+                libc::SYS_pwrite64 | libc::SYS_pwritev | libc::SYS_pwritev2 if backing() => {
+                    steps.push("write");
+                }
+                libc::SYS_fsync | libc::SYS_fdatasync if backing() => steps.push("sync"),
+                libc::SYS_rename | libc::SYS_renameat | libc::SYS_renameat2 => {
+                    steps.push("replace");
+                }
+                _ => {}
+            }
+        }
+        Duration::ZERO
+    })
+    .expect("trace mayfly");
+    assert_eq!(traced.code, Some(0));
+    let last = |what: &str| {
+        let found = steps.iter().rposition(|step| *step == what);
+        found.unwrap_or_else(|| panic!("no {what} in {steps:?}"))
     };
-    let (write, sync) = (last("pwrite", "a.img>"), last("sync(", "a.img>"));
-    let replace = last("rename(", "o.qcow2\"");
-    assert!(write < sync && sync < replace, "{text}");
+    assert!(last("write") < last("sync"), "{steps:?}");
+    assert!(last("sync") < last("replace"), "{steps:?}");
 }
 
 #[test]
