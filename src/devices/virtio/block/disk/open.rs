@@ -273,6 +273,6 @@ mod tests {
         let first = open(&options(&path)).unwrap();
         assert!(line(&options(&path)).contains("this VM has it already"));
         drop(first);
-        assert!(open(&options(&path)).is_ok());
+        assert!(super::super::testing::open(&options(&path)).is_ok());
     }
 }

@@ -196,7 +196,7 @@ fn unnamed_file(dir: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::virtio::block::disk::open::{DiskOptions, open};
+    use crate::devices::virtio::block::disk::open::{self, DiskOptions};
     use crate::devices::virtio::block::disk::testing::*;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
@@ -246,7 +246,7 @@ mod tests {
         for (number, disk) in disks.iter().enumerate() {
             assert_eq!(read(&**disk, 512, 512).unwrap(), [number as u8; 512]);
         }
-        assert!(open(&options(&path)).is_err());
+        assert!(open::open(&options(&path)).is_err());
     }
 
     #[test]

@@ -124,7 +124,7 @@ impl Disk for RawDisk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::virtio::block::disk::open::{Cache, DiskOptions, open};
+    use crate::devices::virtio::block::disk::open::{Cache, DiskOptions};
     use crate::devices::virtio::block::disk::testing::*;
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::MetadataExt;

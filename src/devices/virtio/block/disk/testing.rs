@@ -2,9 +2,12 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::Disk;
-use super::open::DiskOptions;
+use super::error::DiskError;
+use super::open::{self, DiskOptions};
 use crate::memory::{GuestRam, IoBuffers};
 
 /// A file with `data` in a directory of its own, which goes with the first value.
@@ -20,6 +23,20 @@ pub(super) fn options(path: &Path) -> DiskOptions {
     DiskOptions {
         path: path.to_owned(),
         ..DiskOptions::default()
+    }
+}
+
+/// Opens a disk that nobody is to have. A lock that was just given up lives on for as
+/// long as a child of another test, between fork and exec, has a copy of the file.
+pub(super) fn open(options: &DiskOptions) -> Result<Arc<dyn Disk>, DiskError> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match open::open(options) {
+            Err(DiskError::Locked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            result => return result,
+        }
     }
 }
 

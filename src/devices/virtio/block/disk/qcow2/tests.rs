@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::super::Access;
-use super::super::open::{Cache, DiskOptions, Format, open};
+use super::super::open::{self, Cache, DiskOptions, Format};
 use super::super::testing::*;
 use super::testing::*;
 
@@ -263,7 +263,7 @@ fn chains_end() {
     std::fs::write(&a, image(None)).unwrap();
     let disk = open(&options(&path)).unwrap();
     // The backing file is locked too.
-    assert!(open(&options(&a)).is_err());
+    assert!(open::open(&options(&a)).is_err());
     assert!(write(&*disk, 0, &[1; 512]).is_ok());
     assert!(std::fs::read(&a).unwrap() == image(None));
 }
