@@ -2,6 +2,7 @@
 //! guest-images/root makes.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::disk;
@@ -14,6 +15,14 @@ use crate::common::{HostKind, Mayfly, Outcome, host_kind};
 
 /// Bytes of the file that each boot writes: some extents, more than a request holds.
 const FILE: usize = 700_000;
+
+/// Bytes of a file that is deleted and discarded.
+const GONE: u64 = 4_000_000;
+
+/// What a file takes on its file system, in bytes.
+fn allocated(path: &Path) -> u64 {
+    fs::metadata(path).expect("examine the image").blocks() * 512
+}
 
 /// One way to have the disk.
 struct Setup {
@@ -78,10 +87,19 @@ fn root_on_a_disk_keeps_what_was_written_unless_ephemeral() {
         queues: 1,
         aio: "io_uring",
     };
-    let outcome = pci.boot(&image, "", &write_words("first"));
+    let taken = allocated(&image);
+    let words = format!(
+        "{} mayfly.fill=/gone,{GONE} mayfly.delete=/gone mayfly.sync mayfly.trim=/",
+        write_words("first")
+    );
+    let outcome = pci.boot(&image, "", &words);
     outcome
         .ended(0, "power-off")
-        .printed("mayfly-guest: synced");
+        .printed("mayfly-guest: synced")
+        .printed("mayfly-guest: /: trimmed=");
+    // What the guest has discarded takes no space.
+    let more = allocated(&image).saturating_sub(taken);
+    assert!(more < FILE as u64 + GONE / 2, "{more} bytes: {outcome}");
     // The guest left a clean file system, and it is all there.
     tool("e2fsck", &["-f", "-n", text(&image)]);
     assert_eq!(file_on_ext4(&image, "/note"), "first\n");

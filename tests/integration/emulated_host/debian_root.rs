@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -39,34 +39,42 @@ fn release(stamp: &str) -> Option<&str> {
     })
 }
 
+/// A host with the installed Debian as a disk, what is written to which goes to a file
+/// of QEMU's, and a script that boots it there with these words.
+fn host_with(files: &Path, words: &str) -> (EmulatedHost, RootTree, String) {
+    let (kernel, initrd) = (files.join("vmlinuz"), files.join("initrd.img"));
+    let mut root = RootTree::new(host_files());
+    root.add_program(Path::new(MAYFLY));
+    root.add(&kernel).add(&initrd);
+    let mut host = EmulatedHost::new(host_files());
+    host.memory_mib = 1536;
+    host.timeout = Duration::from_secs(300);
+    let image = files.join("root.ext4");
+    let disk = host.add_disk(&format!("file={},snapshot=on", image.display()));
+    let script = format!(
+        "exec {MAYFLY} run --json --timeout 4m --memory 512M --kernel {} --initrd {} \
+         --disk path={disk},format=raw --cmdline 'quiet root=/dev/vda rw {words}'",
+        kernel.display(),
+        initrd.display(),
+    );
+    (host, root, script)
+}
+
 #[test]
 fn debian_mounts_its_root_disk_and_runs_our_init_from_it() {
     let files = debian();
     let stamp = fs::read_to_string(files.join("stamp")).expect("read the stamp");
     let release = release(&stamp).expect("a kernel in the stamp");
-    let mut root = RootTree::new(host_files());
-    root.add_program(Path::new(MAYFLY));
-    let (kernel, initrd) = (files.join("vmlinuz"), files.join("initrd.img"));
-    root.add(&kernel).add(&initrd);
-    let mut host = EmulatedHost::new(host_files());
-    host.memory_mib = 1536;
-    host.timeout = Duration::from_secs(300);
-    // What the guest writes goes to a file of QEMU's.
-    let image = files.join("root.ext4");
-    let disk = host.add_disk(&format!("file={},snapshot=on", image.display()));
-    let script = format!(
-        "exec {MAYFLY} run --json --timeout 4m --memory 512M --kernel {} --initrd {} \
-         --disk path={disk},format=raw --cmdline 'quiet root=/dev/vda rw \
-         init=/sbin/mayfly-init mayfly.show=/etc/hostname mayfly.put=/note,written \
-         mayfly.sync mayfly.sum=/boot/vmlinuz-{release}'",
-        kernel.display(),
-        initrd.display(),
+    let words = format!(
+        "init=/sbin/mayfly-init mayfly.show=/etc/hostname mayfly.put=/note,written \
+         mayfly.sync mayfly.sum=/boot/vmlinuz-{release}"
     );
+    let (host, root, script) = host_with(&files, &words);
     let outcome = host.run(root, &["sh", "-c", &script]).unwrap();
     let output = outcome.output.replace('\r', "");
     println!("{:?} with the host's own start", outcome.elapsed);
     assert_eq!(outcome.status, 0, "{output}");
-    let kernel = fs::read(&kernel).expect("read the kernel");
+    let kernel = fs::read(files.join("vmlinuz")).expect("read the kernel");
     let sum = crate::common::disk::fnv(&kernel);
     for line in [
         &format!("mayfly-guest: kernel={release} "),
@@ -84,4 +92,16 @@ fn debian_mounts_its_root_disk_and_runs_our_init_from_it() {
     assert_eq!(json["reason"], "power-off", "{output}");
     assert!(json["disks"][0]["requests"].as_u64() > Some(0), "{output}");
     println!("userspace after {} ms", json["ms"]["userspace"]);
+}
+
+#[test]
+fn debian_shows_its_login_prompt() {
+    let files = debian();
+    let (host, root, script) = host_with(&files, "");
+    let start = Instant::now();
+    host.run_until(root, &["sh", "-c", &script], &mut |output| {
+        output.contains("mayfly login:")
+    })
+    .unwrap();
+    println!("{:?} with the host's own start", start.elapsed());
 }
