@@ -19,6 +19,9 @@ main:
     ARGUMENT "bare.key="
     test %eax, %eax
     jz 2f
+    mov $PORT_SERIAL + 4, %edx
+    mov $3, %al                 /* DTR, RTS: it listens */
+    out %al, %dx
     PRINT "ready\n"
     mov $PORT_SERIAL + 5, %edx
 1:  in %dx, %al

@@ -153,7 +153,7 @@ impl Layer {
     /// Whether the file has a hole at `offset`.
     fn data_or_hole(&self, offset: u64, len: u64) -> io::Result<(Content, u64)> {
         // What is not there would read as zeros.
-        if self.link.format == Format::Qcow2 && offset >= self.link.file.len()? {
+        if self.link.format == Format::Qcow2 && offset >= self.link.file.size()? {
             let text = format!("its data at {offset:#x} lies outside the file; is it cut off?");
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, text));
         }
@@ -236,7 +236,7 @@ fn check_l1(link: &Link) -> io::Result<()> {
     let Some(header) = &link.header else {
         return Ok(());
     };
-    let end = link.file.len()?;
+    let end = link.file.size()?;
     let outside = |what: String| {
         let text = format!("{what} lies outside the file; is it cut off?");
         Err(io::Error::new(io::ErrorKind::UnexpectedEof, text))

@@ -199,6 +199,10 @@ fn is_zero(data: &[u8]) -> bool {
 mod tests {
     use super::*;
 
+    fn vec_of(run: Range<usize>) -> Vec<Range<usize>> {
+        std::iter::once(run).collect()
+    }
+
     #[test]
     fn zeros_are_left_out_in_whole_grains() {
         let mut data = vec![0; 5 * 4096];
@@ -211,9 +215,9 @@ mod tests {
         // The first grain ends after 512 bytes.
         data.fill(0);
         data[511] = 1;
-        assert_eq!(runs(&data, 3584, 4096), [0..512]);
+        assert_eq!(runs(&data, 3584, 4096), vec_of(0..512));
         data[512] = 1;
-        assert_eq!(runs(&data, 3584, 4096), [0..512 + 4096]);
+        assert_eq!(runs(&data, 3584, 4096), vec_of(0..512 + 4096));
         assert_eq!(runs(&[], 0, 4096), []);
     }
 }

@@ -146,7 +146,7 @@ impl Link {
     /// # Errors
     /// [`ImageError::Read`].
     pub fn file_size(&self) -> Result<u64, ImageError> {
-        self.file.len().map_err(|source| self.cannot_read(source))
+        self.file.size().map_err(|source| self.cannot_read(source))
     }
 
     /// Bytes that the host has given the file.

@@ -14,7 +14,7 @@ pub trait Source {
     ///
     /// # Errors
     /// What the system says.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// Fills `buffer` from `offset` on, with zeros behind the end.
     ///
@@ -31,7 +31,7 @@ pub trait Source {
 }
 
 impl Source for File {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         use std::io::{Seek, SeekFrom};
         let metadata = self.metadata()?;
         if metadata.is_file() {
@@ -82,8 +82,8 @@ impl Source for File {
 }
 
 impl Source for &[u8] {
-    fn len(&self) -> io::Result<u64> {
-        Ok((**self).len() as u64)
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.len() as u64)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
@@ -97,7 +97,7 @@ impl Source for &[u8] {
     }
 
     fn data_in(&self, range: Range<u64>) -> io::Result<Option<Range<u64>>> {
-        let end = range.end.min((**self).len() as u64);
+        let end = range.end.min(self.len() as u64);
         Ok((range.start < end).then_some(range.start..end))
     }
 }

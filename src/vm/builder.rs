@@ -16,7 +16,7 @@ use super::advice;
 use super::disks::{self, DiskCounters, OpenDisk};
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
-use super::virtio::{self, Transports, Virtio};
+use super::virtio::{self, Devices, Transports, Virtio};
 use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
     self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
@@ -193,7 +193,10 @@ pub fn build(
         Arc::new(Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?);
     let (writer, input, output) = console.split();
     let doorbells: Arc<dyn Doorbells> = Arc::new(KvmDoorbells::new(vm.clone()));
-    let (devices, disk_counters) = virtio::make_devices(disks, config.rng, &ram)?;
+    let Devices {
+        devices,
+        disk_counters,
+    } = virtio::make_devices(disks, config.rng, &ram)?;
     let device_count = devices.len();
     let transports = Transports::new(config.transport, devices, &ram, &interrupts, &doorbells)?;
     let buses = super::devices::build(&interrupts, &lifecycle, writer, ram.size(), transports)?;

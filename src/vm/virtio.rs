@@ -19,6 +19,15 @@ use crate::interrupts::Interrupts;
 use crate::memory::GuestRam;
 use crate::memory::layout::{self, VIRTIO_MMIO_SIZE};
 
+/// Devices that wait for a transport.
+#[derive(Default)]
+pub struct Devices {
+    /// In the order in which the guest finds them.
+    pub devices: Vec<Box<dyn VirtioDevice>>,
+    /// What the disks among them count.
+    pub disk_counters: Vec<DiskCounters>,
+}
+
 /// The devices behind their transport, to be put on the buses.
 pub enum Transports {
     /// Pages of registers, each with its address.
@@ -135,18 +144,18 @@ pub fn make_devices(
     disks: Vec<OpenDisk>,
     rng: bool,
     ram: &GuestRam,
-) -> Result<(Vec<Box<dyn VirtioDevice>>, Vec<DiskCounters>), BuildError> {
-    let mut devices: Vec<Box<dyn VirtioDevice>> = Vec::new();
-    let mut counters = Vec::new();
+) -> Result<Devices, BuildError> {
+    let mut made = Devices::default();
     for disk in disks {
         let (block, counted) = disk.start(ram)?;
-        devices.push(Box::new(block));
-        counters.push(counted);
+        made.devices.push(Box::new(block));
+        made.disk_counters.push(counted);
     }
     if rng {
-        devices.push(Box::new(Rng::start().map_err(BuildError::Rng)?));
+        let rng = Rng::start().map_err(BuildError::Rng)?;
+        made.devices.push(Box::new(rng));
     }
-    Ok((devices, counters))
+    Ok(made)
 }
 
 fn front(device: Box<dyn VirtioDevice>, ram: &GuestRam) -> Result<Front, BuildError> {

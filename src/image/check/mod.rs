@@ -169,7 +169,7 @@ pub fn qcow2(
     let mut checker = Checker {
         source,
         header,
-        end: source.len()?,
+        end: source.size()?,
         counts: Counts::default(),
         refcounts: Refcounts::default(),
         report: Report::new(Format::Qcow2),

@@ -17,7 +17,7 @@ pub(super) fn check(
     progress: &mut Progress<'_>,
 ) -> Result<Report, CheckError> {
     let mut report = Report::new(Format::Raw);
-    let end = source.len()?;
+    let end = source.size()?;
     if let Err(reason) = check_size(end) {
         report.error(|| reason);
     }

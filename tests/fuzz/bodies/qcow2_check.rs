@@ -20,7 +20,7 @@ struct Image<'a> {
 }
 
 impl Source for Image<'_> {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.len)
     }
 

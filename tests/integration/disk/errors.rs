@@ -25,9 +25,9 @@ fn swept(outcome: &Outcome, ok: std::ops::Range<u64>, all: u64) {
 
 /// The one line about the disk in what was logged.
 #[track_caller]
-fn told_once<'a>(log: &'a str, image: &str) -> &'a str {
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains(image)).collect();
-    assert_eq!(lines.len(), 1, "not one line about '{image}': {log}");
+fn told_once<'a>(log: &'a str, disk: &str) -> &'a str {
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(disk)).collect();
+    assert_eq!(lines.len(), 1, "not one line about '{disk}': {log}");
     lines[0]
 }
 
@@ -51,7 +51,7 @@ fn full_file_system_fails_writes_and_nothing_else() {
             .args(disk(&image, &format!(",format=raw,aio={aio}")));
         let outcome = after_mounting(mayfly, &mounted).outcome();
         swept(&outcome, 1..17, SIZE / PIECE);
-        let line = told_once(&outcome.stderr, "image.raw");
+        let line = told_once(&outcome.stderr, "disk vda");
         assert!(line.contains("No space left on device"), "{outcome}");
     }
 }
@@ -70,7 +70,7 @@ fn scratch_space_that_is_full_fails_writes_to_an_ephemeral_disk() {
         .args(["--scratch-dir", text(&scratch)]);
     let outcome = after_mounting(mayfly, &mounted).outcome();
     swept(&outcome, 1..17, SIZE / PIECE);
-    let line = told_once(&outcome.stderr, "image.raw");
+    let line = told_once(&outcome.stderr, "disk vda");
     assert!(line.contains("No space left on device"), "{outcome}");
 }
 
@@ -112,7 +112,7 @@ fn file_truncated_underneath_fails_reads_beyond_its_end() {
         let half = SIZE / PIECE / 2;
         swept(&outcome, half..half + 1, SIZE / PIECE);
         assert_eq!(outcome.fact("first"), SIZE / 2 / 512, "{outcome}");
-        told_once(&outcome.stderr, "image.raw");
+        told_once(&outcome.stderr, "disk vda");
     }
 }
 
@@ -130,7 +130,7 @@ fn read_only_file_system_takes_read_only_disks_alone() {
         after_mounting(mayfly, &mounted).outcome()
     };
     let refused = run("bare.type=1", ",format=raw");
-    refused.ended(244, "host-error");
+    refused.ended(245, "usage");
     let line = told_once(&refused.stderr, "image.raw");
     assert!(line.contains("Read-only file system"), "{refused}");
     // What it may not write fails in the guest, without asking the host.

@@ -71,7 +71,7 @@ fn file_system_that_becomes_read_only_fails_writes() {
          until grep -q '/disk ext4 ro' /proc/mounts; do sleep 0.1; done
          echo >&3
          wait $!; status=$?; cat /tmp/said; exit $status",
-        sweep(1, "/disk/image.raw,format=raw,aio=threads", "bare.key=1") + " >/tmp/said"
+        sweep(1, "/disk/image.raw,format=raw,cache=none", "bare.key=1") + " >/tmp/said"
     );
     let outcome = host.run(root(), &["sh", "-c", &script]).unwrap();
     assert_eq!(outcome.status, 0, "{}", outcome.output);

@@ -19,12 +19,12 @@ use thiserror::Error;
 use super::config_space::ConfigSpace;
 use super::control::{Command, Control, Ended};
 use super::counters::BlockCounters;
-use super::disk::Disk;
+use super::disk::{Access, Disk};
 use super::poll::Poll;
 use super::pool::{Pool, Returns, STACK};
 use super::rate_limiter::{RateLimiter, RateLimits};
 use super::report::Report;
-use super::request::{Geometry, ID_LEN};
+use super::request::{Geometry, ID_LEN, SECTOR};
 use super::ring::{Ring, Surroundings};
 use super::serve::{Habit, Session};
 use super::sleeper::Sleeper;
@@ -302,12 +302,19 @@ impl Start<'_> {
             let sleeper = self.sleeper(&around, &mut rings);
             sleepers.push((sleeper, around));
         }
+        // Of other formats more goes to the pool.
+        let start = self.disk.locate(Access::Read, 0, SECTOR);
+        let in_one_piece = start.is_some();
         let pool = Pool::start(
             Arc::clone(&self.disk),
             Arc::clone(&self.write_through),
             Arc::clone(&self.counters),
             self.name,
-            if rings { HELPERS } else { THREADS },
+            if rings && in_one_piece {
+                HELPERS
+            } else {
+                THREADS
+            },
             usize::from(queues).saturating_mul(usize::from(QUEUE_SIZE)),
         );
         let pool = pool.map_err(no_thread)?;

@@ -275,7 +275,8 @@ fn set_queue(queue: &mut QueueState, offset: u64, value: u32) {
     *address = u64::from(halves[1]) << 32 | u64::from(halves[0]);
 }
 
-/// A size that is offered, and three rings aligned and in RAM (§2.7).
+/// A size that is offered, and three rings aligned and in RAM (§2.7). An available ring
+/// at address 0 counts as one that was not set up.
 fn is_sound(index: u16, queue: &QueueState) -> bool {
     let size = u64::from(queue.size);
     let fits = |address: u64, align, len| {
@@ -285,6 +286,7 @@ fn is_sound(index: u16, queue: &QueueState) -> bool {
     queue.size.is_power_of_two()
         && queue.size <= QUEUE_SIZES[usize::from(index)]
         && fits(queue.descriptors, 16, 16 * size)
+        && queue.available != 0
         && fits(queue.available, 2, 6 + 2 * size)
         && fits(queue.used, 4, 6 + 8 * size)
 }

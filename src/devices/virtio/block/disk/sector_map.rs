@@ -78,7 +78,7 @@ impl SectorMap {
             let other = if is_set { !word } else { word } >> (sector % 64);
             let same = u64::from(other.trailing_zeros()).min(64 - sector % 64);
             sector = sector.saturating_add(same);
-            if same == 0 || sector % 64 != 0 {
+            if same == 0 || !sector.is_multiple_of(64) {
                 break;
             }
         }

@@ -50,6 +50,10 @@ pub(in super::super) fn open_image(
             }
             let top = ImageFile::new(file, true);
             let access = qcow2(&top, options, 0)?;
+            if is_writable && header.is_dirty {
+                // The library may have written the header without it.
+                top.set_dirty(true).map_err(image_error(&path, format))?;
+            }
             let dirty = match (is_writable && header.version > 2, header.is_dirty) {
                 (false, _) => Dirty::Never,
                 (true, false) => Dirty::No,

@@ -119,8 +119,9 @@ impl ImageDisk {
         Ok(())
     }
 
-    /// Gives the space of clusters back that are mapped in the range and wholly in it.
-    fn punch(&self, offset: u64, len: u64) -> io::Result<Vec<(u64, u64)>> {
+    /// Where in the image the clusters lie that are wholly in the range, as offset and
+    /// length.
+    fn own_places(&self, offset: u64, len: u64) -> io::Result<Vec<(u64, u64)>> {
         let end = offset.saturating_add(len) / self.cluster * self.cluster;
         let mut at = offset.next_multiple_of(self.cluster);
         let mut places = Vec::new();
@@ -236,7 +237,7 @@ impl Disk for ImageDisk {
     fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
         self.check_write(offset, len)?;
         self.before_allocating()?;
-        let places = self.punch(offset, len)?;
+        let places = self.own_places(offset, len)?;
         match self.zero_clusters(offset, len) {
             // Version 2 has no zero clusters; nothing need be done.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),

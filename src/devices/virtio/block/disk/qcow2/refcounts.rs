@@ -28,7 +28,7 @@ pub(super) fn raise(file: &HostFile, header: &Header) -> io::Result<u64> {
         file,
         header,
         counts: Vec::new(),
-        tables_left: MAX_TABLES,
+        tables_left: most_tables(file, header),
     };
     references.count_all()?;
     let counts = references.counts;
@@ -63,6 +63,14 @@ pub(super) fn raise(file: &HostFile, header: &Header) -> io::Result<u64> {
         file.flush()?;
     }
     Ok(raised)
+}
+
+/// L2 tables that an image of this length can have, each with its own place, but that
+/// a snapshot may have all of them too.
+fn most_tables(file: &HostFile, header: &Header) -> u64 {
+    let places = (file.len() / header.cluster).saturating_add(1);
+    let users = header.snapshots.saturating_add(1);
+    places.saturating_mul(users).min(MAX_TABLES)
 }
 
 const UNREPAIRED: &str =
