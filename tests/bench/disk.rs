@@ -76,14 +76,17 @@ enum Contender {
         aio: &'static str,
     },
     Qemu,
+    /// Its iothread sleeps at once, as Mayfly's thread does.
+    QemuWithoutPolling,
     NativeCalls,
     NativeRing,
 }
 
-const CONTENDERS: [Contender; 6] = [
+const CONTENDERS: [Contender; 7] = [
     Contender::NativeCalls,
     Contender::NativeRing,
     Contender::Qemu,
+    Contender::QemuWithoutPolling,
     Contender::Mayfly {
         transport: "mmio",
         aio: "io_uring",
@@ -141,8 +144,12 @@ fn compare(image: &Path, rounds: usize, direct: bool, part: &str) -> Result<(), 
         }
         let contenders: Vec<Contender> = CONTENDERS
             .into_iter()
-            .filter(|contender| *contender != Contender::Qemu || qemu)
-            .filter(|contender| *contender != Contender::NativeCalls || workload.depth == 1)
+            .filter(|contender| match contender {
+                Contender::Qemu => qemu,
+                Contender::QemuWithoutPolling => qemu && workload.depth == 1,
+                Contender::NativeCalls => workload.depth == 1,
+                Contender::NativeRing | Contender::Mayfly { .. } => true,
+            })
             .collect();
         let mut rates = vec![Vec::new(); contenders.len()];
         for _ in 0..rounds {
@@ -195,6 +202,7 @@ impl std::fmt::Display for Contender {
         match self {
             Self::Mayfly { transport, aio } => write!(out, "mayfly {transport} {aio}"),
             Self::Qemu => write!(out, "QEMU microvm"),
+            Self::QemuWithoutPolling => write!(out, "QEMU without polling"),
             Self::NativeCalls => write!(out, "native preadv2"),
             Self::NativeRing => write!(out, "native io_uring"),
         }
@@ -219,6 +227,9 @@ fn rate(
         Contender::NativeCalls => native::one_at_a_time(image, workload, direct)?,
         Contender::NativeRing => native::by_io_uring(image, workload, direct)?,
         Contender::Qemu => guest_rate(&output(machine.qemu(processor(), ""))?)?,
+        Contender::QemuWithoutPolling => {
+            guest_rate(&output(machine.qemu(processor(), ",poll-max-ns=0"))?)?
+        }
         Contender::Mayfly { transport, aio } => {
             guest_rate(&output(machine.mayfly(aio, transport))?)?
         }

@@ -34,7 +34,18 @@ struct Image {
 impl Image {
     /// [`SIZE`] bytes, each page unlike the others.
     fn new() -> Self {
-        let directory = TempDir::new().expect("create a temporary directory");
+        Self::in_directory(TempDir::new().expect("create a temporary directory"))
+    }
+
+    /// On the file system that the program lies on, and not in memory: direct I/O, and
+    /// reads that io_uring answers at once, want that on older kernels.
+    fn on_storage() -> Self {
+        let place = env!("CARGO_TARGET_TMPDIR");
+        fs::create_dir_all(place).expect("create the directory for temporary files");
+        Self::in_directory(TempDir::new_in(place).expect("create a temporary directory"))
+    }
+
+    fn in_directory(directory: TempDir) -> Self {
         let content: Vec<u8> = (0..SIZE)
             .map(|place| ((place / BLOCK) * 7 + place % 251) as u8)
             .collect();
@@ -140,7 +151,7 @@ fn ephemeral_disk_takes_every_request_and_leaves_the_file_alone() {
 
 #[test]
 fn unbuffered_disk_serves_every_request() {
-    let image = Image::new();
+    let image = Image::on_storage();
     for engine in ENGINES {
         let options = format!(",cache=none,aio={engine}");
         let outcome = guest("blk_rw", "pci", &image.path(), &options, "").outcome();
@@ -205,7 +216,7 @@ fn entropy_device_and_disks_stand_side_by_side() {
 
 /// Runs all cases of a hostile guest, after each of which the disk must be alive.
 fn survives(name: &str, transport: &str, options: &str, cases: usize) {
-    let image = Image::new();
+    let image = Image::on_storage();
     let words = format!("bare.ram={}", 64 << 20);
     let outcome = guest(name, transport, &image.path(), options, &words).outcome();
     outcome.all_held();
@@ -322,7 +333,7 @@ fn cost(image: &Image, transport: &str, depth: u64, count: u64) -> Cost {
 
 #[test]
 fn a_kick_is_no_exit_and_a_request_few_system_calls() {
-    let image = Image::new();
+    let image = Image::on_storage();
     for transport in TRANSPORTS {
         for (depth, bound) in [(1, 2.0), (32, 0.5)] {
             let few = cost(&image, transport, depth, 1000);

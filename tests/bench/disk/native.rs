@@ -42,7 +42,7 @@ impl Places {
         self.seed ^= self.seed << 13;
         self.seed ^= self.seed >> 7;
         self.seed ^= self.seed << 17;
-        ((self.seed & 0xffff_ffff) * self.count >> 32) * self.workload.block
+        (((self.seed & 0xffff_ffff) * self.count) >> 32) * self.workload.block
     }
 }
 

@@ -19,8 +19,8 @@ use super::{NO_POLLING, counts_of_each, emulated_host, shell_words};
 const REQUESTS: u64 = 1000;
 /// Runs of each, of which the least counts.
 const RUNS: usize = 3;
-/// The disk, in the emulated host.
-const IMAGE: &str = "/tmp/disk.raw";
+/// The disk, on the emulated host's ext4.
+const IMAGE: &str = "/root/disk.raw";
 /// Firmware that QEMU looks for.
 const FIRMWARE: [&str; 4] = [
     "/usr/share/qemu/qboot.rom",

@@ -31,6 +31,7 @@ const SHARED: &[(&str, &str)] = sources![
     "user.inc",
     "virtio.inc",
     "virtio_blk.inc",
+    "virtio_pci.inc",
     "window.inc",
 ];
 
