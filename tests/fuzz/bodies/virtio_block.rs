@@ -188,7 +188,7 @@ fn model(chain: &Chain, ram: &GuestRam, geometry: &Geometry) -> Result<Found, St
     let transfer = |len: u64| {
         let offset = u128::from(sector) * 512;
         let fits = offset + u128::from(len) <= geometry.capacity.into();
-        (len % 512 == 0 && fits)
+        (len.is_multiple_of(512) && fits)
             .then_some(offset as u64)
             .ok_or(Status::IoError)
     };
@@ -229,7 +229,7 @@ fn segments(
     flags_known: u32,
 ) -> Result<Vec<(u64, u64, bool)>, Status> {
     let len = total(&chain.readable) - 16;
-    if len % 16 != 0 || len > 16 * 16 {
+    if !len.is_multiple_of(16) || len > 16 * 16 {
         return Err(Status::IoError);
     }
     let one = |at| {

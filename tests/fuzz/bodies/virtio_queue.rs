@@ -76,7 +76,8 @@ fn check_setup(state: &QueueState, max_size: u16, error: Option<&QueueError>) {
         return;
     }
     let entries = u64::from(size);
-    let fits = |addr: u64, align: u64, len: u64| addr % align == 0 && addr + len <= RAM as u64;
+    let fits =
+        |addr: u64, align: u64, len: u64| addr.is_multiple_of(align) && addr + len <= RAM as u64;
     let fine = fits(state.descriptors, 16, 16 * entries)
         && fits(state.available, 2, 6 + 2 * entries)
         && state.available != 0
