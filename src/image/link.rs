@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::header::Header;
 use super::source::Source;
 use super::{Format, ImageError};
-use crate::devices::virtio::block::disk::lock::{self, Holder, Lock};
+use crate::devices::virtio::block::disk::lock::{self, Holder, Lock, Refusal};
 use crate::one_line::one_line;
 
 /// Backing files followed at most.
@@ -216,17 +216,17 @@ pub(super) fn open_locked(path: &Path, how: Use) -> Result<(File, PathBuf), Imag
 }
 
 fn take(path: &Path, file: &File, kind: Lock) -> Result<(), ImageError> {
-    lock::lock(file, kind).map_err(|source| {
+    lock::acquire(file, kind).map_err(|refusal| {
         let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::WouldBlock => ImageError::Locked {
+        match refusal {
+            Refusal::Held(holder) => ImageError::Locked {
                 path,
-                holder: match lock::holder(file) {
+                holder: match holder {
                     Holder::Ourselves => holder_words(&Holder::Ourselves),
                     other => format!("{other}; end that first"),
                 },
             },
-            _ => ImageError::Lock { path, source },
+            Refusal::System(source) => ImageError::Lock { path, source },
         }
     })
 }

@@ -13,7 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::fs::FallocateFlags;
 
 use super::error::DiskError;
-use super::lock::{self, Lock};
+use super::lock::{self, Lock, Refusal};
 use super::open::Cache;
 use super::stat;
 use super::transfer::{Pieces, transfer};
@@ -337,13 +337,13 @@ fn lock_file(path: &Path, file: &File, writable: bool) -> Result<(), DiskError> 
     } else {
         Lock::Shared
     };
-    lock::lock(file, kind).map_err(|source| match source.kind() {
-        io::ErrorKind::WouldBlock => DiskError::Locked {
+    lock::acquire(file, kind).map_err(|refusal| match refusal {
+        Refusal::Held(holder) => DiskError::Locked {
             path: path.to_owned(),
-            holder: lock::holder(file),
+            holder,
             exclusive: writable,
         },
-        _ => DiskError::Lock {
+        Refusal::System(source) => DiskError::Lock {
             path: path.to_owned(),
             source,
         },

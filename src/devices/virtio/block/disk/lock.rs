@@ -17,6 +17,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// Where QEMU marks the rights in use.
 const RIGHTS: i64 = 100;
@@ -27,6 +29,11 @@ const WRITE: i64 = 1;
 const RESIZE: i64 = 3;
 /// Descriptors looked at in search of a holder.
 const MAX_DESCRIPTORS: usize = 100_000;
+
+/// How long a lock that nobody is seen to hold is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two tries.
+const NAP: Duration = Duration::from_millis(10);
 
 /// What is locked out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +65,37 @@ pub fn lock(file: &File, lock: Lock) -> io::Result<()> {
             }
             Ok(())
         }
+    }
+}
+
+/// Why a lock could not be had.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Somebody has one that excludes it.
+    Held(Holder),
+    /// The file system has no locks, say.
+    System(io::Error),
+}
+
+/// Takes the lock, and waits a moment for one that nobody seems to hold: the host's
+/// kernel takes a VM's last requests back only after the VM's process is gone, and its
+/// file is locked until then.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn acquire(file: &File, kind: Lock) -> Result<(), Refusal> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match lock(file, kind) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(Refusal::System(error)),
+        }
+        let holder = holder(file);
+        if holder != Holder::Unknown || Instant::now() >= deadline {
+            return Err(Refusal::Held(holder));
+        }
+        sleep(NAP);
     }
 }
 
@@ -198,7 +236,6 @@ fn named(process: &Path, pid: u32, writes: bool) -> Holder {
 mod tests {
     use super::*;
     use std::fs::OpenOptions;
-    use std::time::{Duration, Instant};
 
     fn open(path: &Path) -> File {
         let mut options = OpenOptions::new();
@@ -234,6 +271,18 @@ mod tests {
         assert_eq!(holder(&four), Holder::Ourselves);
         drop(three);
         lock_free(&four, Lock::Exclusive);
+    }
+
+    #[test]
+    fn a_lock_that_is_seen_to_be_held_is_refused_at_once() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let (one, two) = (open(path.path()), open(path.path()));
+        lock(&one, Lock::Shared).unwrap();
+        let refusal = acquire(&two, Lock::Exclusive).unwrap_err();
+        assert!(matches!(refusal, Refusal::Held(Holder::Ourselves)));
+        drop(one);
+        lock_free(&two, Lock::Exclusive);
+        acquire(&two, Lock::Exclusive).unwrap();
     }
 
     /// The bytes are those that QEMU's documentation of `locking` and its
