@@ -192,6 +192,19 @@ impl VirtQueue {
             .map_err(|_| QueueError::Used)
     }
 
+    /// Whether the driver has made more chains available than were taken. Costs less
+    /// than to [`pop`](Self::pop) none.
+    ///
+    /// # Errors
+    /// [`QueueError::Available`] if the ring cannot be read.
+    pub fn has_more(&self) -> Result<bool, QueueError> {
+        let index = self
+            .queue
+            .avail_idx(self.ram.backend(), Ordering::Acquire)
+            .map_err(|_| QueueError::Available)?;
+        Ok(index.0 != self.queue.next_avail())
+    }
+
     /// Whether the driver wants an interrupt for what was returned since this was
     /// last asked (§2.7.7.2, §2.7.10).
     ///

@@ -20,6 +20,7 @@ use super::config_space::ConfigSpace;
 use super::control::{Command, Control, Ended};
 use super::counters::BlockCounters;
 use super::disk::{Access, Disk};
+use super::lookout::Lookout;
 use super::poll::Poll;
 use super::pool::{Pool, Returns, STACK};
 use super::rate_limiter::{RateLimiter, RateLimits};
@@ -389,6 +390,7 @@ impl Start<'_> {
             returns: around.returns,
             sleeper,
             habit: Habit::new(),
+            lookout: Lookout::new(),
             slots: Slots::new(self.ram.clone(), QUEUE_SIZE, most),
             returned: false,
             chain: Chain::with_capacity(QUEUE_SIZE),

@@ -9,7 +9,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::control::Command;
 use super::disk::Access;
@@ -98,11 +98,7 @@ impl Worker {
         }
         self.drain(session)?;
         if let Some(error) = &session.broken {
-            log::warn!(
-                "{}, queue {}: {error}; the guest has to reset the device",
-                self.name,
-                session.queue.index
-            );
+            log::warn!("{}: {error}; the guest has to reset the device", self.name);
             session.interrupt.device_broken();
             self.sleeper.disarm()?;
         }
@@ -124,9 +120,13 @@ impl Worker {
             self.habit.learn(self.slots.under_way() < under_way);
             return Ok(());
         }
+        let idle = self.slots.under_way() == 0;
         let timeout = match stop {
             Stop::Enough => return self.sleeper.submit(),
             Stop::Empty => {
+                if idle && self.look_out(session) {
+                    return Ok(());
+                }
                 let rings = &mut session.queue.rings;
                 let more = rings.enable_kicks();
                 if session.check(more) || session.broken.is_some() {
@@ -137,10 +137,23 @@ impl Worker {
             Stop::Full => None,
             Stop::Limited(wait) => Some(wait),
         };
+        let asleep = Instant::now();
         self.sleeper.sleep(timeout)?;
+        if idle {
+            self.lookout.slept(asleep.elapsed());
+        }
         let quiet = session.queue.rings.disable_kicks();
         session.check(quiet);
         Ok(())
+    }
+
+    /// Whether something was seen to come that makes sleeping unnecessary.
+    fn look_out(&mut self, session: &mut Session) -> bool {
+        let rings = &session.queue.rings;
+        let control = &self.control;
+        // What cannot be read is found out by who takes the next chain.
+        self.lookout
+            .keep(|| rings.has_more().unwrap_or(true) || control.is_pending())
     }
 
     /// Finishes what is under way, and tells the driver.

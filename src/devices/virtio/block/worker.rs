@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicBool;
 use super::control::{Command, Control};
 use super::counters::BlockCounters;
 use super::disk::Disk;
+use super::lookout::Lookout;
 use super::poll::wait_readable;
 use super::pool::{Finished, Returns, Shared};
 use super::rate_limiter::RateLimiter;
@@ -48,6 +49,7 @@ pub struct Worker {
     pub(super) returns: Arc<Returns>,
     pub(super) sleeper: Sleeper,
     pub(super) habit: Habit,
+    pub(super) lookout: Lookout,
     pub(super) slots: Slots,
     /// Whether chains were returned that the driver was not told of.
     pub(super) returned: bool,
