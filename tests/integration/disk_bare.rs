@@ -408,14 +408,3 @@ fn readers_share_a_disk_and_keep_writers_out() {
     assert!(refused.stderr.contains("disk.raw"), "{refused}");
     drop(first);
 }
-
-#[test]
-fn ten_vms_run_on_one_ephemeral_image_at_once() {
-    let image = Image::new();
-    let vms: Vec<Running> = (0..9).map(|_| holding(&image, ",ephemeral")).collect();
-    let tenth = guest("blk_rw", "pci", &image.path(), ",ephemeral", "").outcome();
-    tenth.all_held();
-    assert_eq!(vms.len(), 9);
-    drop(vms);
-    image.is_unchanged();
-}
