@@ -14,7 +14,7 @@ use imago::raw::Raw;
 use imago::vmdk::Vmdk;
 use imago::{DenyImplicitOpenGate, FormatAccess, ShallowMapping, StorageOpenOptions};
 
-use super::link::{CHAIN_MAX, Link, OpenRules, Use};
+use super::link::{BACKING_MAX, Link, OpenRules, Use};
 use super::source::{Source, be};
 use super::{Format, ImageError};
 
@@ -180,10 +180,10 @@ pub(super) fn links(
         let Some((path, format)) = last.backing(rules.backing_any)? else {
             break;
         };
-        if links.len() > CHAIN_MAX {
+        if links.len() > BACKING_MAX {
             return Err(ImageError::ChainTooLong {
                 path: links.swap_remove(0).path,
-                max: CHAIN_MAX,
+                max: BACKING_MAX,
             });
         }
         let rules = OpenRules { format, ..*rules };

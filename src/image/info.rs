@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::chain::Chain;
 use super::header::{CORRUPT, DIRTY};
-use super::link::{CHAIN_MAX, Link, OpenRules, Use, lock_holder};
+use super::link::{BACKING_MAX, Link, OpenRules, Use, lock_holder};
 use super::{Format, ImageError};
 use crate::one_line::one_line;
 
@@ -104,9 +104,9 @@ fn follow(
     found: &mut Vec<BackingInfo>,
 ) -> Result<(), ImageError> {
     while let Some((path, format)) = link.backing(rules.backing_any)? {
-        if found.len() >= CHAIN_MAX {
+        if found.len() >= BACKING_MAX {
             let path = link.path;
-            let max = CHAIN_MAX;
+            let max = BACKING_MAX;
             return Err(ImageError::ChainTooLong { path, max });
         }
         let rules = OpenRules { format, ..*rules };

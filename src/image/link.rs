@@ -10,10 +10,9 @@ use super::header::Header;
 use super::source::Source;
 use super::{Format, ImageError};
 use crate::devices::virtio::block::disk::lock::{self, Holder, Lock, Refusal};
+pub use crate::devices::virtio::block::disk::open::BACKING_MAX;
 use crate::one_line::one_line;
 
-/// Backing files followed at most.
-pub const CHAIN_MAX: usize = 64;
 /// Bytes of a unit of `st_blocks` (stat(2)).
 const STAT_BLOCK: u64 = 512;
 

@@ -23,6 +23,9 @@ use super::overlay::{Overlay, ReadPart};
 use super::qcow2::open_image;
 use super::raw::RawDisk;
 
+/// Backing files followed below an image at most.
+pub const BACKING_MAX: usize = 32;
+
 /// What is in a disk's file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {

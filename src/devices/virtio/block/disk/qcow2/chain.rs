@@ -18,12 +18,10 @@ use imago::{FormatAccess, StorageOpenOptions};
 use super::super::error::DiskError;
 use super::super::host_file::HostFile;
 use super::super::image_file::ImageFile;
-use super::super::open::{DiskOptions, Format};
+use super::super::open::{BACKING_MAX, DiskOptions, Format};
 use super::header::Header;
 use super::{Dirty, ImageDisk, is_disk_size, refcounts};
 
-/// Backing files below an image at most.
-const MAX_CHAIN: usize = 32;
 /// Extents of a VMDK image at most; VMware cuts at 2 GiB.
 const MAX_EXTENTS: usize = 1024;
 
@@ -101,10 +99,10 @@ fn qcow2(
     image.set_data_file(None);
     let backing = match image.implicit_backing_file() {
         None => None,
-        Some(_) if depth >= MAX_CHAIN => {
+        Some(_) if depth >= BACKING_MAX => {
             return Err(DiskError::ChainTooLong {
                 path: options.path.clone(),
-                max: MAX_CHAIN,
+                max: BACKING_MAX,
             });
         }
         Some(name) => {
