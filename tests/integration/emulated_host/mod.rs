@@ -124,8 +124,11 @@ const SKIPPED: [&str; 5] = ["emulated_host", "startup", "corpora", "image::", "h
 /// Runs this very suite there with these arguments.
 fn suite_passes(arguments: &[&str]) {
     let suite = std::env::current_exe().expect("this program's path");
-    let mut root = mayfly_root();
-    root.add_program(&suite);
+    let root = || {
+        let mut root = mayfly_root();
+        root.add_program(&suite);
+        root
+    };
     let mut host = EmulatedHost::new(host_files());
     // One processor: with two, in threads of their own, QEMU 10.0 itself ended or
     // a guest met a triple fault in about one of fifty boots beside other guests;
@@ -134,10 +137,10 @@ fn suite_passes(arguments: &[&str]) {
     host.timeout = Duration::from_secs(900);
     host.directory = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     host.environment = environment();
-    let suite = suite.to_str().expect("a path in UTF-8");
+    let program = suite.to_str().expect("a path in UTF-8");
     let skipped = SKIPPED.map(|name| ["--skip", name]);
-    let command = [&[suite], skipped.as_flattened(), arguments].concat();
-    let outcome = host.run(root, &command).unwrap();
+    let command = [&[program], skipped.as_flattened(), arguments].concat();
+    let outcome = host.run_watched(&root, &command).unwrap();
     assert_eq!(outcome.status, 0, "the suite failed on the emulated host");
     println!("it took {:?} there", outcome.elapsed);
 }
