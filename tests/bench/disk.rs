@@ -224,7 +224,7 @@ fn rate(
         words: &words,
     };
     Ok(match contender {
-        Contender::NativeCalls => native::one_at_a_time(image, workload, direct)?,
+        Contender::NativeCalls => native::turn_to_boot(image, workload, direct)?,
         Contender::NativeRing => native::by_io_uring(image, workload, direct)?,
         Contender::Qemu => guest_rate(&output(machine.qemu(processor(), ""))?)?,
         Contender::QemuWithoutPolling => {

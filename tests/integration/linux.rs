@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 use crate::common::run::{LIMIT, wait_limited};
-use crate::common::tiny::{one_at_a_time, tiny};
+use crate::common::tiny::{tiny, turn_to_boot};
 use crate::common::{HostKind, Mayfly, Outcome, host_kind};
 
 /// The tiny guest by files, with its usual initramfs.
@@ -56,7 +56,7 @@ fn fact(outcome: &Outcome, name: &str) -> String {
 
 #[test]
 fn default_guest_boots_uses_two_processors_and_powers_off() {
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     tiny("vmlinux");
     let before = seconds_now();
     let outcome = Mayfly::new(["run", "--json", "--cpus", "2"])
@@ -93,7 +93,7 @@ fn default_guest_boots_uses_two_processors_and_powers_off() {
 
 #[test]
 fn pvh_boots_and_passes_the_exit_status_on() {
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     let outcome = boot("vmlinux", "mayfly.syscalls=100 mayfly.exit=37")
         .args(["--boot-protocol", "pvh", "--memory", "6G"])
         .outcome();
@@ -104,7 +104,7 @@ fn pvh_boots_and_passes_the_exit_status_on() {
 
 #[test]
 fn bzimage_boots_and_its_panic_is_no_clean_reboot() {
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     let outcome = boot("bzImage", "mayfly.panic").outcome();
     outcome.ended(240, "kernel-panic");
     outcome.printed("Kernel panic - not syncing");
@@ -113,7 +113,7 @@ fn bzimage_boots_and_its_panic_is_no_clean_reboot() {
 #[test]
 fn bzimage_starts_cold_and_from_the_cache() {
     // As far as the first instruction: what comes after it is the same kernel.
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     let cache = TempDir::with_prefix("mayfly-cache-").expect("create a temporary directory");
     for state in ["cold", "cached"] {
         let outcome = boot("bzImage", "mayfly.hang")
@@ -129,7 +129,7 @@ fn bzimage_starts_cold_and_from_the_cache() {
 
 #[test]
 fn echo_passes_through_the_tty_driver_and_reboot_is_a_clean_end() {
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     let mut child = boot("vmlinux", "mayfly.echo mayfly.write=20000 mayfly.reboot")
         .into_command()
         .stdin(Stdio::piped())
@@ -157,7 +157,7 @@ fn echo_passes_through_the_tty_driver_and_reboot_is_a_clean_end() {
 
 #[test]
 fn timeout_ends_a_guest_that_hangs() {
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     let timeout = match host_kind() {
         HostKind::Hardware => "10s",
         // The kernel is still starting then: it does not matter which of them ends.
@@ -177,7 +177,7 @@ fn boots_in_a_row_are_all_the_same() {
         HostKind::Pvm => 2,
     };
     println!("{boots} boots in a row");
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     for round in 0..boots {
         let outcome = boot("vmlinux", "").outcome();
         outcome.ended(0, "power-off");

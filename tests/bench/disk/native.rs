@@ -47,7 +47,7 @@ impl Places {
 }
 
 /// Requests a second by `preadv2` or `pwritev2`, one at a time.
-pub fn one_at_a_time(path: &Path, workload: Workload, direct: bool) -> io::Result<f64> {
+pub fn turn_to_boot(path: &Path, workload: Workload, direct: bool) -> io::Result<f64> {
     let file = open(path, direct)?;
     let mut places = Places::new(workload, file.metadata()?.len());
     let buffer = buffers(workload)?;

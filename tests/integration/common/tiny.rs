@@ -1,8 +1,10 @@
 //! The tiny Linux: where it lies, and who may boot it when.
 
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
+use std::thread;
 
 /// A file of the tiny guest (`vmlinux`, `bzImage`, `init.cpio`), which is built on
 /// the first call if the cache has none.
@@ -26,10 +28,28 @@ fn build() -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
-/// Held while a Linux boots: libtest runs tests side by side, and several
-/// booting kernels on few processors would only make each other slow.
-pub fn one_at_a_time() -> MutexGuard<'static, ()> {
-    static BOOTING: Mutex<()> = Mutex::new(());
-    // A failed test that held it has broken nothing for the next.
-    BOOTING.lock().unwrap_or_else(PoisonError::into_inner)
+/// Linuxes that boot at the moment.
+static BOOTING: (Mutex<usize>, Condvar) = (Mutex::new(0), Condvar::new());
+
+/// Held while a Linux boots. It gives its place to the next when it is dropped, by a
+/// failed test too.
+pub struct Turn;
+
+/// Waits until a processor is left for another booting Linux: libtest runs tests side
+/// by side, and more kernels than processors would only make each other slow.
+pub fn turn_to_boot() -> Turn {
+    let places = thread::available_parallelism().map_or(1, NonZero::get);
+    let (booting, left) = &BOOTING;
+    let booting = booting.lock().unwrap_or_else(PoisonError::into_inner);
+    let waited = left.wait_while(booting, |booting| *booting >= places);
+    *waited.unwrap_or_else(PoisonError::into_inner) += 1;
+    Turn
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let (booting, left) = &BOOTING;
+        *booting.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        left.notify_one();
+    }
 }

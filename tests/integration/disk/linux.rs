@@ -10,14 +10,14 @@ use crate::common::disk::{
     content, copy_sparse, file_on_ext4, fnv, guest_pattern, image_folder, qemu_img, root_image,
     text, tool,
 };
-use crate::common::tiny::{one_at_a_time, tiny};
+use crate::common::tiny::{tiny, turn_to_boot};
 use crate::common::{HostKind, Mayfly, Outcome, host_kind};
 
 /// Bytes of the file that each boot writes: some extents, more than a request holds.
-const FILE: usize = 700_000;
+const FILE: usize = 300_000;
 
 /// Bytes of a file that is deleted and discarded.
-const GONE: u64 = 4_000_000;
+const GONE: u64 = 2_000_000;
 
 /// What a file takes on its file system, in bytes.
 fn allocated(path: &Path) -> u64 {
@@ -78,7 +78,7 @@ fn read_what_was_written(outcome: &Outcome, lines: &[String; 2]) {
 
 #[test]
 fn root_on_a_disk_keeps_what_was_written_unless_ephemeral() {
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     let folder = image_folder();
     let image = folder.path().join("root.ext4");
     copy_sparse(&root_image(), &image);
@@ -133,7 +133,7 @@ fn root_on_a_disk_in_every_way_there_is() {
         println!("a boot takes many seconds here; this runs on the emulated host");
         return;
     }
-    let _turn = one_at_a_time();
+    let _turn = turn_to_boot();
     for format in ["raw", "qcow2"] {
         every_way(format);
     }
