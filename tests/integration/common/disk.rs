@@ -8,6 +8,8 @@ use std::sync::OnceLock;
 
 use tempfile::TempDir;
 
+use super::built::built_by;
+
 /// A directory for images, on a file system that knows O_DIRECT, as a tmpfs need not.
 pub fn image_folder() -> TempDir {
     TempDir::with_prefix_in("disk-", env!("CARGO_TARGET_TMPDIR"))
@@ -17,17 +19,7 @@ pub fn image_folder() -> TempDir {
 /// An ext4 file system with the tiny guest's init, to be copied before use.
 pub fn root_image() -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images/root/build.sh");
-        let output = Command::new("bash")
-            .arg(&script)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .expect("run bash");
-        assert!(output.status.success(), "{} failed", script.display());
-        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
-    });
+    let directory = DIRECTORY.get_or_init(|| built_by("root/build.sh"));
     directory.join("root.ext4")
 }
 

@@ -1,5 +1,6 @@
 //! What the tests share: running the binary, the guests, the kind of host.
 
+pub mod built;
 pub mod disk;
 pub mod floor;
 pub mod guests;

@@ -1,31 +1,20 @@
 //! The tiny Linux: where it lies, and who may boot it when.
 
 use std::num::NonZero;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread;
+
+use super::built::built_by;
 
 /// A file of the tiny guest (`vmlinux`, `bzImage`, `init.cpio`), which is built on
 /// the first call if the cache has none.
 pub fn tiny(file: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(build);
+    let directory = DIRECTORY.get_or_init(|| built_by("tiny/build.sh"));
     let path = directory.join(file);
     assert!(path.is_file(), "{} is missing", path.display());
     path
-}
-
-fn build() -> PathBuf {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images/tiny/build.sh");
-    let output = Command::new("bash")
-        .arg(&script)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("run bash");
-    assert!(output.status.success(), "{} failed", script.display());
-    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
 /// Linuxes that boot at the moment.

@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -14,18 +13,11 @@ use serde_json::Value;
 use super::machine::EmulatedHost;
 use super::root::RootTree;
 use super::{MAYFLY, host_files};
+use crate::common::built::built_by;
 
 /// The disk, the kernel and the initramfs, installed on the first call.
 fn debian() -> PathBuf {
-    let script = format!("{}/guest-images/debian/root.sh", env!("CARGO_MANIFEST_DIR"));
-    let output = Command::new("bash")
-        .arg(&script)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("run bash");
-    assert!(output.status.success(), "{script} failed");
-    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+    built_by("debian/root.sh")
 }
 
 /// The release of the kernel in the stamp: `linux-image-RELEASE` and a version,

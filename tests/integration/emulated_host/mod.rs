@@ -18,28 +18,14 @@ use std::time::Duration;
 use machine::EmulatedHost;
 use root::RootTree;
 
+use crate::common::built::built_by;
+
 const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 
 /// The emulated host's files, built on the first call.
 pub fn host_files() -> &'static Path {
     static FILES: OnceLock<PathBuf> = OnceLock::new();
-    FILES.get_or_init(|| build_guest("host"))
-}
-
-/// Runs a build script of guest-images/ and returns the directory it prints.
-fn build_guest(name: &str) -> PathBuf {
-    let script = format!(
-        "{}/guest-images/{name}/build.sh",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    let output = Command::new("bash")
-        .arg(&script)
-        .stdin(Stdio::null())
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("run bash");
-    assert!(output.status.success(), "{script} failed");
-    PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+    FILES.get_or_init(|| built_by("host/build.sh"))
 }
 
 /// This process's PATH and the system directories that a user's may lack.
@@ -83,7 +69,7 @@ pub fn mayfly_root() -> RootTree {
 /// The tiny guest's directory, built on the first call.
 fn tiny_guest() -> &'static Path {
     static FILES: OnceLock<PathBuf> = OnceLock::new();
-    FILES.get_or_init(|| build_guest("tiny"))
+    FILES.get_or_init(|| built_by("tiny/build.sh"))
 }
 
 /// The variables with which the binaries find there what they find here.

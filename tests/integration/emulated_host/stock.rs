@@ -12,12 +12,13 @@ use serde_json::Value;
 
 use super::machine::EmulatedHost;
 use super::root::RootTree;
-use super::{MAYFLY, build_guest, host_files};
+use super::{MAYFLY, host_files};
+use crate::common::built::built_by;
 
 /// Debian's kernels and the initramfs, fetched on the first call.
 fn kernels() -> &'static Path {
     static FILES: OnceLock<std::path::PathBuf> = OnceLock::new();
-    FILES.get_or_init(|| build_guest("debian"))
+    FILES.get_or_init(|| built_by("debian/build.sh"))
 }
 
 /// The release that `uname` must tell, by the name of the package it is from:
