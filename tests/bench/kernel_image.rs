@@ -7,6 +7,8 @@
 //! `cargo bench --bench kernel_image -- 50 /boot/vmlinuz`. docs/decisions.md has
 //! the results.
 
+#[path = "../integration/common/built.rs"]
+mod built;
 #[path = "../integration/common/tiny.rs"]
 #[allow(dead_code, reason = "shared with the integration tests")]
 mod tiny;
