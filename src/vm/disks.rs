@@ -8,8 +8,8 @@ use crate::config::disk::SERIAL_LEN;
 use crate::config::{self, Aio, DiskConfig, DiskFormat, VmConfig};
 use crate::devices::virtio::block::disk::Disk;
 use crate::devices::virtio::block::disk::open::{self, Cache, DiskOptions, Format};
-use crate::devices::virtio::block::rate_limiter::{Rate, RateLimits};
 use crate::devices::virtio::block::{Block, BlockCounters, BlockOptions, Engine};
+use crate::devices::virtio::rate_limiter::{Rate, RateLimits};
 use crate::memory::GuestRam;
 
 /// A disk whose files are open and locked; no thread serves it yet.

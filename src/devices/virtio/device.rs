@@ -23,6 +23,8 @@ use super::queue::VirtQueue;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub enum DeviceType {
+    /// A network interface (§5.1).
+    Net = 1,
     /// A disk (§5.2).
     Block = 2,
     /// A source of randomness (§5.4).
@@ -100,7 +102,7 @@ pub trait VirtioDevice: Send {
     /// What it is.
     fn device_type(&self) -> DeviceType;
 
-    /// The device's own feature bits (0 to 23). Those of the ring and the transport
+    /// The device's own feature bits (0 to 23, and 50 up). Those of the ring and the transport
     /// (VERSION_1, EVENT_IDX, INDIRECT_DESC) are added by the transport.
     fn features(&self) -> u64;
 

@@ -10,9 +10,13 @@
 
 pub mod block;
 pub mod chain;
+pub mod control;
 pub mod device;
 pub mod front;
+mod lookout;
+pub mod net;
 pub mod queue;
+pub mod rate_limiter;
 pub mod rng;
 #[cfg(test)]
 pub mod testing;

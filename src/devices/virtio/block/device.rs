@@ -17,13 +17,10 @@ use std::thread::JoinHandle;
 use thiserror::Error;
 
 use super::config_space::ConfigSpace;
-use super::control::{Command, Control, Ended};
 use super::counters::BlockCounters;
 use super::disk::{Access, Disk};
-use super::lookout::Lookout;
 use super::poll::Poll;
 use super::pool::{Pool, Returns, STACK};
-use super::rate_limiter::{RateLimiter, RateLimits};
 use super::report::Report;
 use super::request::{Geometry, ID_LEN, SECTOR};
 use super::ring::{Ring, Surroundings};
@@ -31,8 +28,11 @@ use super::serve::{Habit, Session};
 use super::sleeper::Sleeper;
 use super::slots::Slots;
 use super::worker::Worker;
+use crate::devices::virtio::control::{Command, Control, Ended};
 use crate::devices::virtio::device::{ActivateError, Activation, DeviceType, VirtioDevice};
+use crate::devices::virtio::lookout::Lookout;
 use crate::devices::virtio::queue::Chain;
+use crate::devices::virtio::rate_limiter::{RateLimiter, RateLimits};
 use crate::memory::GuestRam;
 
 /// Descriptors of each queue, and so requests under way on it at most.
@@ -89,7 +89,7 @@ pub enum BlockError {
 
 /// One queue's thread.
 struct QueueThread {
-    control: Arc<Control>,
+    control: Arc<Control<Session>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -125,7 +125,7 @@ pub struct Block {
 #[derive(Clone)]
 pub struct LimitsHandle {
     limiter: Arc<RateLimiter>,
-    controls: Vec<Arc<Control>>,
+    controls: Vec<Arc<Control<Session>>>,
 }
 
 impl LimitsHandle {
@@ -178,7 +178,7 @@ impl Block {
     }
 
     /// Has all threads do the same, and waits until they have.
-    fn ask_all(&self, command: fn() -> Command) {
+    fn ask_all(&self, command: fn() -> Command<Session>) {
         for thread in &self.threads {
             // A thread that has ended does nothing any more, which is as good.
             let _ = thread.control.post(command());

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::super::device::{Block, BlockOptions, Engine};
-use super::super::rate_limiter::RateLimits;
 use super::super::testing::*;
 use crate::devices::virtio::device::{ActivateError, Activation, DeviceType, VirtioDevice};
+use crate::devices::virtio::rate_limiter::RateLimits;
 use crate::devices::virtio::testing::{Driver, TestInterrupt, activation, wait_until};
 use crate::memory::GuestRam;
 

@@ -3,7 +3,6 @@
 //! ```text
 //!  device    registers, activation, reset, pause
 //!  worker    one thread a queue: serve (take chains, begin requests), answer (end them)
-//!  lookout   whether it pays to wait awake for the next request
 //!  sleeper   how it sleeps: ring (io_uring) or poll; pool makes what a ring cannot
 //!  request   what a chain asks for; config_space: what the driver reads
 //!  disk      the files
@@ -11,14 +10,11 @@
 
 mod answer;
 pub mod config_space;
-mod control;
 pub mod counters;
 pub mod device;
 pub mod disk;
-mod lookout;
 mod poll;
 mod pool;
-pub mod rate_limiter;
 mod report;
 pub mod request;
 mod ring;

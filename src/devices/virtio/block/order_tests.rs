@@ -4,9 +4,9 @@ use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::super::rate_limiter::{Rate, RateLimits};
 use super::super::testing::*;
 use crate::devices::virtio::device::VirtioDevice;
+use crate::devices::virtio::rate_limiter::{Rate, RateLimits};
 use crate::devices::virtio::testing::F_EVENT_IDX;
 
 const LOCATED: Ways = Ways {

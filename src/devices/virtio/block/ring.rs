@@ -20,11 +20,12 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::control::Control;
 use super::counters::BlockCounters;
 use super::disk::{Access, Disk, Location};
 use super::pool::Returns;
+use super::serve::Session;
 use super::slots::Request;
+use crate::devices::virtio::control::Control;
 
 /// What the kernel takes in one transfer (UIO_MAXIOV).
 const MOST_PIECES: usize = 1024;
@@ -69,7 +70,7 @@ pub struct Ring {
     queue: u16,
     // What the descriptors in the ring belong to.
     _disk: Arc<dyn Disk>,
-    _control: Arc<Control>,
+    _control: Arc<Control<Session>>,
     _returns: Arc<Returns>,
 }
 
@@ -79,7 +80,7 @@ pub struct Surroundings {
     /// The disk that transfers go to.
     pub disk: Arc<dyn Disk>,
     /// What the device asks of the thread.
-    pub control: Arc<Control>,
+    pub control: Arc<Control<Session>>,
     /// What comes back from the pool.
     pub returns: Arc<Returns>,
     /// All queues' counters.

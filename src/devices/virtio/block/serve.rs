@@ -11,11 +11,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::control::Command;
 use super::disk::Access;
 use super::request::{Geometry, Operation, RequestError, Status, parse};
 use super::slots::Request;
 use super::worker::Worker;
+use crate::devices::virtio::control::Command;
 use crate::devices::virtio::device::{ActiveQueue, VirtioInterrupt};
 use crate::devices::virtio::queue::QueueError;
 
@@ -91,7 +91,7 @@ impl Worker {
     ///
     /// # Errors
     /// The ring has failed.
-    pub(super) fn serve(&mut self, session: &mut Session) -> io::Result<Command> {
+    pub(super) fn serve(&mut self, session: &mut Session) -> io::Result<Command<Session>> {
         self.sleeper.arm(&session.queue.kick);
         while !self.control.is_pending() && session.broken.is_none() {
             self.round(session)?;

@@ -10,8 +10,8 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use super::device::{Block, BlockOptions, Engine};
 use super::disk::{Access, Disk, DiskLimits, Location};
-use super::rate_limiter::RateLimits;
 use crate::devices::virtio::device::VirtioDevice;
+use crate::devices::virtio::rate_limiter::RateLimits;
 use crate::devices::virtio::testing::{
     Driver, TestInterrupt, activation, readable, wait_until, writable,
 };

@@ -13,20 +13,20 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::control::{Command, Control};
 use super::counters::BlockCounters;
 use super::disk::Disk;
-use super::lookout::Lookout;
 use super::poll::wait_readable;
 use super::pool::{Finished, Returns, Shared};
-use super::rate_limiter::RateLimiter;
 use super::report::Report;
 use super::request::ID_LEN;
 use super::ring::Transferred;
 use super::serve::{Habit, Session};
 use super::sleeper::Sleeper;
 use super::slots::{Request, Slots};
+use crate::devices::virtio::control::{Command, Control};
+use crate::devices::virtio::lookout::Lookout;
 use crate::devices::virtio::queue::Chain;
+use crate::devices::virtio::rate_limiter::RateLimiter;
 use crate::memory::GuestRam;
 
 /// What the thread of one queue owns.
@@ -42,7 +42,7 @@ pub struct Worker {
     pub(super) write_through: Arc<AtomicBool>,
     pub(super) report: Arc<Report>,
     pub(super) counters: Arc<BlockCounters>,
-    pub(super) control: Arc<Control>,
+    pub(super) control: Arc<Control<Session>>,
     // The pool, what is there, and where it comes back.
     pub(super) pool: Arc<Shared>,
     pub(super) in_pool: usize,
@@ -62,7 +62,7 @@ pub struct Worker {
 }
 
 /// Says that the thread has ended, even if that was by a panic.
-struct Ending(Arc<Control>);
+struct Ending(Arc<Control<Session>>);
 
 impl Drop for Ending {
     fn drop(&mut self) {

@@ -16,6 +16,8 @@ const DEVICE_BASE: u16 = 0x1040;
 const REVISION: u8 = 1;
 /// The smallest id that a device without a legacy interface should have.
 const SUBSYSTEM: u16 = 0x40;
+/// Class code: an Ethernet controller.
+const CLASS_NETWORK: u32 = 0x02_0000;
 /// Mass storage, other.
 const CLASS_STORAGE: u32 = 0x01_80_00;
 /// Fits no class.
@@ -70,6 +72,7 @@ pub fn capabilities(front: &Front, vectors: usize) -> (ConfigSpace, Capabilities
         device: DEVICE_BASE.saturating_add(device as u16),
         revision: REVISION,
         class: match device {
+            DeviceType::Net => CLASS_NETWORK,
             DeviceType::Block => CLASS_STORAGE,
             DeviceType::Entropy => CLASS_OTHER,
         },

@@ -1,4 +1,4 @@
-//! What the device asks of a queue's thread, and how it learns that it is done.
+//! What a device asks of a queue's thread, and how it learns that it is done.
 //!
 //! One command at a time: it is posted, the thread is woken by an eventfd, and the
 //! thread acknowledges when it has done what it was asked. A thread that ends, for
@@ -10,13 +10,11 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::serve::Session;
-
 /// What a queue's thread is asked to do.
-pub enum Command {
-    /// Serve a queue.
-    Start(Box<Session>),
-    /// Finish what is under way and forget the queue.
+pub enum Command<S> {
+    /// Serve what the driver has set up.
+    Start(Box<S>),
+    /// Finish what is under way and forget it.
     Stop,
     /// Finish what is under way and take nothing new.
     Pause,
@@ -30,31 +28,34 @@ pub enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Ended;
 
-#[derive(Default)]
-struct Mailbox {
-    command: Option<Command>,
+struct Mailbox<S> {
+    command: Option<Command<S>>,
     /// Whether a command was posted that is not acknowledged.
     busy: bool,
     ended: bool,
 }
 
-/// The way to one thread.
-pub struct Control {
-    mailbox: Mutex<Mailbox>,
+/// The way to one thread; `S` is what it serves.
+pub struct Control<S> {
+    mailbox: Mutex<Mailbox<S>>,
     changed: Condvar,
     /// Whether there is a command to take, for a look without a lock.
     pending: AtomicBool,
     event: EventFd,
 }
 
-impl Control {
+impl<S> Control<S> {
     /// Nothing is asked.
     ///
     /// # Errors
     /// There is no descriptor left for its eventfd.
     pub fn new() -> io::Result<Self> {
         Ok(Self {
-            mailbox: Mutex::default(),
+            mailbox: Mutex::new(Mailbox {
+                command: None,
+                busy: false,
+                ended: false,
+            }),
             changed: Condvar::new(),
             pending: AtomicBool::new(false),
             event: EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?,
@@ -70,7 +71,7 @@ impl Control {
     ///
     /// # Errors
     /// [`Ended`]
-    pub fn post(&self, command: Command) -> Result<(), Ended> {
+    pub fn post(&self, command: Command<S>) -> Result<(), Ended> {
         let mut mailbox = self.settled();
         if mailbox.ended {
             return Err(Ended);
@@ -108,7 +109,7 @@ impl Control {
     }
 
     /// The thread waits, with nothing else to do, until it is asked for something.
-    pub fn next(&self) -> Command {
+    pub fn next(&self) -> Command<S> {
         let mut mailbox = self.lock();
         loop {
             if let Some(command) = mailbox.command.take() {
@@ -138,13 +139,13 @@ impl Control {
         self.changed.notify_all();
     }
 
-    fn settled(&self) -> MutexGuard<'_, Mailbox> {
+    fn settled(&self) -> MutexGuard<'_, Mailbox<S>> {
         self.changed
             .wait_while(self.lock(), |mailbox| mailbox.busy)
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Mailbox> {
+    fn lock(&self) -> MutexGuard<'_, Mailbox<S>> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_command_is_done_when_the_thread_says_so() {
-        let control = Arc::new(Control::new().unwrap());
+        let control = Arc::new(Control::<()>::new().unwrap());
         let (asked, done) = (control.clone(), Arc::new(AtomicBool::new(false)));
         let seen = done.clone();
         let thread = std::thread::spawn(move || {
@@ -178,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_ends_leaves_nobody_waiting() {
-        let control = Arc::new(Control::new().unwrap());
+        let control = Arc::new(Control::<()>::new().unwrap());
         control.post(Command::Stop).unwrap();
         let asked = control.clone();
         let thread = std::thread::spawn(move || asked.end());
