@@ -253,7 +253,7 @@ fn segment(frame: &[u8], size: usize) -> Vec<u8> {
     for half in [TCP_HEADERS as u16, PIECE, 34, 16] {
         message.extend(half.to_le_bytes());
     }
-    message.extend(answer_to(&frame[..KIND_AT], 0).iter().take(TYPE_AT));
+    message.extend(&answer_to(&frame[..=KIND_AT], 0)[..TYPE_AT]);
     message.extend(IPV4_TYPE);
     message.extend([0x45, 0]);
     message.extend(((size - KIND_AT) as u16).to_be_bytes());
