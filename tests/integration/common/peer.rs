@@ -53,6 +53,7 @@ struct Shared {
     frames: AtomicU64,
     bytes: AtomicU64,
     pings: AtomicU64,
+    forbidden: AtomicU64,
     foreign: AtomicU64,
 }
 
@@ -89,6 +90,11 @@ impl Peer {
     /// Frames that were returned.
     pub fn pings(&self) -> u64 {
         self.shared.pings.load(Ordering::SeqCst)
+    }
+
+    /// Frames that no device ought to have let pass.
+    pub fn forbidden(&self) -> u64 {
+        self.shared.forbidden.load(Ordering::SeqCst)
     }
 
     /// Frames of the guest that are none of the above.
@@ -187,6 +193,10 @@ impl Server {
                     self.send(&message, count.min(MOST))?;
                 }
                 Ok(true)
+            }
+            Some(b'B') => {
+                self.shared.forbidden.fetch_add(1, Ordering::SeqCst);
+                Ok(false)
             }
             _ => {
                 self.shared.foreign.fetch_add(1, Ordering::SeqCst);
