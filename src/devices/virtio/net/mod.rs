@@ -4,4 +4,10 @@
 //!  guest driver ─ rings ─► one thread a queue pair ─► Port ─► tap, or passt's socket
 //! ```
 
+pub mod direction;
+pub mod header;
 pub mod link;
+pub mod receive;
+#[cfg(test)]
+pub mod testing;
+pub mod transmit;
