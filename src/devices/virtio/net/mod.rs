@@ -8,6 +8,7 @@ pub mod direction;
 pub mod header;
 pub mod link;
 pub mod receive;
+pub mod tap;
 #[cfg(test)]
 pub mod testing;
 pub mod transmit;
