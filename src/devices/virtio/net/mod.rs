@@ -12,3 +12,4 @@ pub mod tap;
 #[cfg(test)]
 pub mod testing;
 pub mod transmit;
+pub mod user;
