@@ -4,4 +4,12 @@
 //!  guest driver ─ rings ─► one thread a queue pair ─► Port ─► tap, or passt's socket
 //! ```
 
+pub mod direction;
+pub mod header;
 pub mod link;
+pub mod receive;
+pub mod tap;
+#[cfg(test)]
+pub mod testing;
+pub mod transmit;
+pub mod user;
