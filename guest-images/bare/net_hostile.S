@@ -21,11 +21,15 @@ cases:
 .text
 /* From no frame at all to one without a type. */
 short_frames:
-    .irp length, 0, 1, 2, 13
+    .irp length, 1, 2, 13
     call plain
     movl $\length, D1 + D_LENGTH
     DROPPED "a frame of \length bytes"
     .endr
+    /* An empty descriptor need not be borne. */
+    call plain
+    movl $0, D1 + D_LENGTH
+    call attempt
     call plain
     movw $0, D0 + D_FLAGS
     DROPPED "a header alone"
