@@ -6,6 +6,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{
@@ -49,6 +50,16 @@ pub(super) fn drop_privileges() {
     set_capabilities(None, sets).unwrap();
 }
 
+/// Waits until `condition` holds. What this test closes may live on for a moment in a
+/// program that another test is just starting.
+pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(10), "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Runs `ip` with `words`; what it printed.
 pub(super) fn ip(words: &str) -> String {
     let output = Command::new("ip").args(words.split_whitespace()).output();
@@ -63,6 +74,13 @@ pub(super) fn describe(name: &str) -> Option<serde_json::Value> {
     let all: serde_json::Value = serde_json::from_str(&ip("-details -json link show")).unwrap();
     let mut all = all.as_array().unwrap().iter();
     all.find(|link| link["ifname"] == name).cloned()
+}
+
+/// The names of all interfaces.
+pub(super) fn names() -> Vec<String> {
+    let all: serde_json::Value = serde_json::from_str(&ip("-json link show")).unwrap();
+    let all = all.as_array().unwrap().iter();
+    all.map(|link| link["ifname"].to_string()).collect()
 }
 
 /// What `ip` says about the tap `name` as a tap.

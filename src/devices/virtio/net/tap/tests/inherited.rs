@@ -111,13 +111,14 @@ fn other_descriptors_are_refused_in_words() {
             (TAP | VNET_HDR, "without IFF_NO_PI"),
             (TAP | NO_PI, "without IFF_VNET_HDR"),
         ];
-        for (flags, what) in kinds {
-            let file = handed_down("parent0", flags);
+        for (at, (flags, what)) in kinds.into_iter().enumerate() {
+            let name = format!("kind{at}");
+            let file = handed_down(&name, flags);
             let fd = file.as_raw_fd();
             assert_eq!(
                 line(&inherited(&[&file])),
                 format!(
-                    "descriptor {fd} is of 'parent0', which was opened {what}; open it with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"
+                    "descriptor {fd} is of '{name}', which was opened {what}; open it with IFF_TAP, IFF_NO_PI and IFF_VNET_HDR"
                 )
             );
         }

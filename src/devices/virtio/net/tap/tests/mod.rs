@@ -6,7 +6,7 @@ mod inherited;
 mod new;
 mod watch;
 
-use super::testing;
+use super::testing::{self, eventually};
 use super::{OpenTap, TapError, TapOptions, open};
 use crate::one_line::one_line;
 
@@ -22,5 +22,12 @@ fn line(options: &TapOptions) -> String {
 }
 
 fn opened(options: &TapOptions) -> OpenTap {
-    open(options).unwrap_or_else(|error| panic!("{}", one_line(&error)))
+    let mut outcome = open(options);
+    eventually("the tap remains busy", || {
+        if matches!(outcome, Err(TapError::Busy(_))) {
+            outcome = open(options);
+        }
+        !matches!(outcome, Err(TapError::Busy(_)))
+    });
+    outcome.unwrap_or_else(|error| panic!("{}", one_line(&error)))
 }
