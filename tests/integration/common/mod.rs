@@ -6,6 +6,7 @@ pub mod floor;
 pub mod guests;
 pub mod host;
 pub mod image;
+pub mod netns;
 pub mod pattern;
 pub mod run;
 pub mod startup;

@@ -1,0 +1,3 @@
+//! Networks: guests on taps, bridges and in user mode, in namespaces of the tests' own.
+
+mod namespaces;
