@@ -108,6 +108,8 @@ impl Worker {
         while !self.control.is_pending() {
             if self.sleeper.is_stale() {
                 course.note(self.sleeper.wait(Some(Duration::ZERO))?);
+                // What was told of there is not told of again: commands, for one.
+                continue;
             }
             self.attend(session, &mut course)?;
             self.receive_frames(session, &mut course)?;
