@@ -172,8 +172,8 @@ impl Ring {
         pieces.map(|piece| (piece.addr, piece.len.into())).collect()
     }
 
-    /// `image` with zeros where the device may write: the used ring and these ranges.
-    pub fn blank(&self, mut image: Vec<u8>, ranges: &[(u64, u64)]) -> Vec<u8> {
+    /// Puts zeros where the device may write: into the used ring and these ranges.
+    pub fn blank(&self, image: &mut [u8], ranges: &[(u64, u64)]) {
         let used = (self.base + USED, 6 + 8 * u64::from(self.size));
         for (at, len) in ranges.iter().chain([&used]) {
             let end = (at + len).min(RAM as u64) as usize;
@@ -181,6 +181,5 @@ impl Ring {
                 range.fill(0);
             }
         }
-        image
     }
 }

@@ -324,8 +324,14 @@ fn check_delivered(
         let room = total(chain.pieces(true));
         let (part, behind) = rest.split_at(rest.len().min(room as usize));
         assert_eq!(written as usize, part.len());
-        let got = content(image, chain.pieces(true));
-        assert!(&got[..part.len()] == part);
+        // What is beyond the frame in a chain need not be RAM.
+        let mut left = part.len() as u64;
+        let reached = chain.pieces(true).map(|mut piece| {
+            piece.len = left.min(piece.len.into()) as u32;
+            left -= u64::from(piece.len);
+            piece
+        });
+        assert!(content(image, reached) == part);
         rest = behind;
     }
     assert!(rest.is_empty());
