@@ -61,7 +61,11 @@ fn refusals_are_told_in_the_programs_own_words() {
 fn a_program_that_never_gets_ready_is_ended() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("passt");
-    fs::write(&program, "#!/bin/sh\necho Waiting >&2\nexec /bin/sleep 60\n").unwrap();
+    fs::write(
+        &program,
+        "#!/bin/sh\necho Waiting >&2\nexec /bin/sleep 60\n",
+    )
+    .unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let path = Some(folder.path().into());
