@@ -61,7 +61,11 @@ fn refusals_are_told_in_the_programs_own_words() {
 fn a_program_that_never_gets_ready_is_ended() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("passt");
-    fs::write(&program, "#!/bin/sh\necho Waiting >&2\nexec /bin/sleep 60\n").unwrap();
+    fs::write(
+        &program,
+        "#!/bin/sh\necho Waiting >&2\nexec /bin/sleep 60\n",
+    )
+    .unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let (mut ours, theirs) = UnixStream::pair().unwrap();
     let path = Some(folder.path().into());
@@ -83,7 +87,7 @@ fn the_program_gets_its_socket_and_nothing_else() {
     });
     let script = "
         folder=${0%/*}
-        cd /proc/$$/fd && echo * > $folder/descriptors
+        /bin/ls /proc/$$/fd > $folder/descriptors
         /usr/bin/tr '\\0' '\\n' < /proc/$$/environ > $folder/environment
         echo \"$@\" > $folder/arguments
         [ \"$3 $5\" = '--fd --pid' ] && echo $$ > $6
