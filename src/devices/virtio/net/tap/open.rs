@@ -212,10 +212,16 @@ fn inherited(
         }
         files.push(file);
     }
-    let Some((first, file)) = first.zip(files.first()) else {
+    let (Some(first), Some(file), Some(&fd)) = (first, files.first(), fds.first()) else {
         return Err(TapError::Pairs(0));
     };
     let interface = here(&first.name, file.as_fd(), questions)?;
+    // TUNGETIFF cannot tell: it sets the bit of IFF_NO_PI whenever the descriptor has no
+    // filter. In another namespace the parent has to be trusted with it.
+    let tap = interface.as_ref().and_then(|interface| interface.tap);
+    if tap.is_some_and(|tap| tap.packet_info) {
+        return Err(wrong_kind(fd, &first, "without IFF_NO_PI"));
+    }
     Ok(Queues {
         multi_queue: first.flags & IFF_MULTI_QUEUE != 0,
         interface,
@@ -247,20 +253,21 @@ fn adopt(fd: RawFd) -> Result<(File, Attached), TapError> {
 
 fn check_kind(fd: RawFd, attached: &Attached) -> Result<(), TapError> {
     let has = |flag| attached.flags & flag != 0;
-    let what = if has(IFF_TUN) {
-        "as a tun (IFF_TUN)"
-    } else if !has(IFF_NO_PI) {
-        "without IFF_NO_PI"
-    } else if !has(IFF_VNET_HDR) {
-        "without IFF_VNET_HDR"
-    } else {
-        return Ok(());
-    };
-    Err(TapError::DescriptorKind {
+    if has(IFF_TUN) {
+        return Err(wrong_kind(fd, attached, "as a tun (IFF_TUN)"));
+    }
+    if !has(IFF_VNET_HDR) {
+        return Err(wrong_kind(fd, attached, "without IFF_VNET_HDR"));
+    }
+    Ok(())
+}
+
+fn wrong_kind(fd: RawFd, attached: &Attached, what: &'static str) -> TapError {
+    TapError::DescriptorKind {
         fd,
         name: attached.name.clone(),
         what,
-    })
+    }
 }
 
 /// The interface of an inherited descriptor, unless it lies in another network

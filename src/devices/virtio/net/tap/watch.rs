@@ -100,7 +100,8 @@ impl State {
         }
         self.dropped = interface.dropped.or(self.dropped);
         if interface.moves {
-            // It lives on where it cannot be seen.
+            // It lives on where it cannot be seen: somebody will bring it up there.
+            self.is_up = true;
             self.is_final = true;
         } else {
             self.is_gone();
