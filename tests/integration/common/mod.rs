@@ -9,6 +9,7 @@ pub mod image;
 pub mod netns;
 pub mod pattern;
 pub mod run;
+pub mod running;
 pub mod startup;
 pub mod terminal;
 pub mod tiny;
