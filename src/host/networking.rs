@@ -58,9 +58,14 @@ fn new_tap(tried: &Result<Offloads, TapError>) -> Finding {
             "no permission (CAP_NET_ADMIN)",
             "run 'sudo ip tuntap add tap0 mode tap user $USER' once for --net tap=tap0, or use --net user",
         ),
-        Err(error) => {
-            Finding::lacking(NEW_TAP, one_line(error), "see what is said of /dev/net/tun")
+        Err(TapError::NoDriver(_) | TapError::DeviceNotPermitted(_) | TapError::Device(_)) => {
+            Finding::lacking(
+                NEW_TAP,
+                "not without /dev/net/tun",
+                "mend /dev/net/tun first",
+            )
         }
+        Err(error) => Finding::lacking(NEW_TAP, one_line(error), "see the kernel log"),
     }
 }
 
@@ -167,6 +172,10 @@ mod tests {
             "{advice}"
         );
         assert_eq!(new_tap(&Ok(Offloads::default())).status, Status::Good);
+        let no_device = Err(TapError::NoDriver(io::Error::from_raw_os_error(
+            libc::ENOENT,
+        )));
+        assert_eq!(new_tap(&no_device).detail, "not without /dev/net/tun");
     }
 
     #[test]

@@ -312,21 +312,23 @@ fn settle(queues: &Queues, options: &TapOptions) -> Result<(Offloads, u16), TapE
 /// What the kernel is able to leave to the reader, tried out, and nothing of it
 /// switched on.
 fn accepted_offloads(queue: BorrowedFd<'_>) -> io::Result<Offloads> {
-    let mut accepted = Offloads {
+    let accepted = try_offloads(|offloads| ioctl::set_offloads(queue, offloads).is_ok());
+    ioctl::set_offloads(queue, Offloads::default())?;
+    Ok(accepted)
+}
+
+/// All that `accepts` has no objection to: all at once, or else one after the other.
+fn try_offloads(mut accepts: impl FnMut(Offloads) -> bool) -> Offloads {
+    let all = Offloads {
         checksum: true,
         tso4: true,
         tso6: true,
         ecn: true,
         uso: true,
     };
-    if ioctl::set_offloads(queue, accepted).is_err() {
-        accepted = accepted_one_by_one(queue);
+    if accepts(all) {
+        return all;
     }
-    ioctl::set_offloads(queue, Offloads::default())?;
-    Ok(accepted)
-}
-
-fn accepted_one_by_one(queue: BorrowedFd<'_>) -> Offloads {
     let fields: [fn(&mut Offloads) -> &mut bool; 5] = [
         |offloads| &mut offloads.checksum,
         |offloads| &mut offloads.tso4,
@@ -339,7 +341,7 @@ fn accepted_one_by_one(queue: BorrowedFd<'_>) -> Offloads {
         let mut with = accepted;
         *field(&mut with) = true;
         // Nothing else goes without checksums.
-        if with.checksum && ioctl::set_offloads(queue, with).is_ok() {
+        if with.checksum && accepts(with) {
             accepted = with;
         }
     }
@@ -356,11 +358,15 @@ fn flags(multi_queue: bool) -> i16 {
 }
 
 fn open_device() -> Result<File, TapError> {
-    ioctl::open_device().map_err(|error| match error.raw_os_error() {
+    ioctl::open_device().map_err(no_device)
+}
+
+fn no_device(error: io::Error) -> TapError {
+    match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::NoDriver(error),
         Some(libc::EACCES | libc::EPERM) => TapError::DeviceNotPermitted(error),
         _ => TapError::Device(error),
-    })
+    }
 }
 
 fn attach_new(file: BorrowedFd<'_>, name: &str, multi_queue: bool) -> Result<String, TapError> {
@@ -393,5 +399,46 @@ fn setup(action: &'static str, name: &str) -> impl FnOnce(io::Error) -> TapError
         action,
         name,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::one_line::one_line;
+
+    #[test]
+    fn what_an_older_kernel_refuses_is_left_out() {
+        let no_uso = try_offloads(|offloads| !offloads.uso);
+        let expected = Offloads {
+            checksum: true,
+            tso4: true,
+            tso6: true,
+            ecn: true,
+            uso: false,
+        };
+        assert_eq!(no_uso, expected);
+        let only_sums = try_offloads(|offloads| {
+            !(offloads.tso4 || offloads.tso6 || offloads.ecn || offloads.uso)
+        });
+        let expected = Offloads {
+            checksum: true,
+            ..Offloads::default()
+        };
+        assert_eq!(only_sums, expected);
+        let none = try_offloads(|offloads| !offloads.checksum);
+        assert_eq!(none, Offloads::default());
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_device_node_comes_with_advice() {
+        let text = |errno| one_line(&no_device(io::Error::from_raw_os_error(errno)));
+        assert_eq!(
+            text(libc::ENOENT),
+            "cannot open /dev/net/tun; load its driver with 'sudo modprobe tun': No such file or directory (os error 2)"
+        );
+        assert!(text(libc::ENODEV).contains("modprobe tun"));
+        assert!(text(libc::EACCES).contains("sudo chmod 666 /dev/net/tun"));
+        assert!(text(libc::EMFILE).starts_with("cannot open /dev/net/tun: "));
     }
 }
