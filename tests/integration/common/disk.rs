@@ -36,7 +36,7 @@ pub fn copy_sparse(from: &Path, to: &Path) {
     sparse_file(to, content.len() as u64);
     let file = File::options().write(true).open(to).expect("open a copy");
     for (index, piece) in content.chunks(PIECE).enumerate() {
-        if piece.iter().any(|byte| *byte != 0) {
+        if piece != &[0; PIECE][..piece.len()] {
             file.write_all_at(piece, (index * PIECE) as u64)
                 .expect("write a copy");
         }
@@ -102,7 +102,12 @@ pub fn guest_pattern(bytes: usize) -> Vec<u8> {
 
 /// FNV-1a with 64 bits, as the tiny guest sums (`mayfly.sum`).
 pub fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |state, byte| {
-        (state ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
-    })
+    let mut state = 0xcbf2_9ce4_8422_2325_u64;
+    let mut place = 0;
+    // An iterator would take ten times as long: tests are not optimized.
+    while place < bytes.len() {
+        state = (state ^ bytes[place] as u64).wrapping_mul(0x100_0000_01b3);
+        place += 1;
+    }
+    state
 }
