@@ -6,13 +6,16 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::say;
-use crate::config::VmConfig;
+use crate::config::net::NetBackend;
+use crate::config::{CmdlineMode, VmConfig};
 use crate::guest::{self, GuestError, Variant};
 
 /// The word on the command line that asks for a shell.
 const SHELL: &str = "mayfly.shell";
 /// The key on the command line that names the device of the root file system.
 const ROOT: &str = "root";
+/// The key on the command line that tells the kernel its address.
+const ADDRESS: &str = "ip";
 
 /// Makes `config` boot the default guest, which is built first if need be. An
 /// initrd that the user gave stays. With `root=` on the command line there is none:
@@ -24,12 +27,27 @@ pub(super) fn choose(config: &mut VmConfig) -> Result<(), GuestError> {
     });
     progress.clear();
     let image = image?;
+    ask_for_address(config);
     config.kernel = image.vmlinux;
     if config.initrd.is_none() && !config.cmdline.has_key(ROOT) {
         let shell = config.cmdline.has_word(SHELL);
         config.initrd = Some(if shell { image.shell } else { image.init });
     }
     Ok(())
+}
+
+/// Has the kernel ask for its address where Mayfly knows that somebody answers.
+fn ask_for_address(config: &mut VmConfig) {
+    let user = |net: &crate::config::NetConfig| matches!(net.backend, NetBackend::User { .. });
+    let Some(number) = config.nets.iter().position(user) else {
+        return;
+    };
+    let told = config.nets.iter().any(|net| net.ip.is_some()) || config.cmdline.has_key(ADDRESS);
+    if told || config.cmdline.mode == CmdlineMode::Replace {
+        return;
+    }
+    let words = std::mem::take(&mut config.cmdline.text);
+    config.cmdline.text = format!("{ADDRESS}=:::::eth{number}:dhcp {words}");
 }
 
 /// How far the build is: a bar on a terminal, lines elsewhere.

@@ -10,8 +10,8 @@ use clap::{ArgAction, Args};
 
 use super::{default_guest, exit_codes, logging, say};
 use crate::config::{
-    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, DiskConfig, Irqchip, SerialConfig,
-    Transport, UnpackInitrd, VmConfig,
+    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, DiskConfig, Irqchip, NetConfig,
+    SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
@@ -70,6 +70,17 @@ pub(super) struct RunArgs {
     #[arg(long = "disk", value_name = "path=FILE,…", verbatim_doc_comment,
           value_parser = OsStringValueParser::new().try_map(|text| DiskConfig::parse(&text)))]
     disks: Vec<DiskConfig>,
+
+    /// A network interface, the first is eth0: user (needs no privileges), tap=NAME, tap=new
+    /// or fd=N, and after commas forward=tcp:HOST:GUEST (with user), mac=, queues=, mtu=,
+    /// offload=, bandwidth=, packets=, ip=ADDRESS/PREFIX, gw= (may be repeated)
+    #[arg(long = "net", value_name = "user|tap=NAME,…", verbatim_doc_comment,
+          value_parser = NetConfig::parse)]
+    nets: Vec<NetConfig>,
+
+    /// The VM's name, from which its interfaces have their MAC addresses
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
 
     /// How the guest finds its virtio devices: pci or mmio
     #[arg(long, value_name = "KIND", default_value = "pci")]
@@ -181,6 +192,8 @@ impl RunArgs {
             irqchip: self.irqchip,
             serial: self.serial,
             disks: self.disks,
+            nets: self.nets,
+            name: self.name,
             transport: self.transport,
             scratch_dir: self.scratch_dir,
             rng: self.rng,
@@ -194,6 +207,7 @@ impl RunArgs {
 mod tests {
     use super::*;
     use crate::cli::{Cli, Command};
+    use crate::config::net::NetBackend;
     use clap::Parser;
 
     fn config(flags: &[&str]) -> VmConfig {
@@ -214,6 +228,7 @@ mod tests {
         let line = "--kernel k --initrd i --unpack-initrd=never --cmdline -- --cpus 4 \
                     --memory 1GiB --serial file=s --boot-protocol pvh --irqchip kernel \
                     --disk path=a --disk b,readonly --transport mmio --scratch-dir d --rng \
+                    --net tap=t,mtu=9000 --net user --name box \
                     --timeout 5m --json -vv";
         let flags: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(
@@ -238,6 +253,14 @@ mod tests {
                         ..DiskConfig::new("b".into())
                     },
                 ],
+                nets: vec![
+                    NetConfig {
+                        mtu: Some(9000),
+                        ..NetConfig::new(NetBackend::Tap("t".to_owned()))
+                    },
+                    NetConfig::new(NetBackend::User { forwards: vec![] }),
+                ],
+                name: Some("box".to_owned()),
                 transport: Transport::Mmio,
                 scratch_dir: Some("d".into()),
                 rng: true,

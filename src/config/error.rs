@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::net::NetConfigError;
+
 /// Why a configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum ConfigError {
@@ -119,6 +121,15 @@ pub enum ConfigError {
     ZeroLimit {
         /// Which limit.
         limit: &'static str,
+    },
+    /// A network interface.
+    #[error(transparent)]
+    Net(#[from] NetConfigError),
+    /// A name that cannot be told.
+    #[error("'{given}' cannot be the name of a VM; use 1 to 63 letters, digits, '-', '_' and '.'")]
+    Name {
+        /// What was given.
+        given: String,
     },
     /// A word out of a closed set was expected.
     #[error("{option} takes {expected}, not '{given}'")]

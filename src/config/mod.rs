@@ -11,6 +11,7 @@ pub mod disk;
 pub mod duration;
 mod error;
 mod limits;
+pub mod net;
 pub mod serial;
 pub mod size;
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 pub use disk::{Aio, Backing, Cache, DiskConfig, DiskFormat};
 pub use error::ConfigError;
 pub use limits::{check_cpus, check_memory};
+pub use net::NetConfig;
 pub use serial::SerialConfig;
 
 /// Guest RAM unless asked otherwise: 256 MiB. Small is enough for a disposable
@@ -32,10 +34,16 @@ pub const MEMORY_DEFAULT: u64 = 256 << 20;
 /// vCPUs unless asked otherwise.
 pub const CPUS_DEFAULT: u32 = 1;
 
+/// Characters of a VM's name at most: those of a host's name.
+const NAME_LEN: usize = 63;
+
 /// A virtual machine as the user asked for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmConfig {
+    /// Its name, from which its interfaces have their hardware addresses.
+    #[serde(default)]
+    pub name: Option<String>,
     /// The kernel: vmlinux, bzImage, or another ELF with an entry Mayfly knows.
     pub kernel: PathBuf,
     /// The initial RAM disk.
@@ -65,6 +73,9 @@ pub struct VmConfig {
     /// The disks, /dev/vda first.
     #[serde(default)]
     pub disks: Vec<DiskConfig>,
+    /// The network interfaces, eth0 first.
+    #[serde(default)]
+    pub nets: Vec<NetConfig>,
     /// How the guest finds its virtio devices.
     #[serde(default)]
     pub transport: Transport,
@@ -91,6 +102,7 @@ impl VmConfig {
     /// The default machine for `kernel`.
     pub fn new(kernel: PathBuf) -> Self {
         Self {
+            name: None,
             kernel,
             initrd: None,
             unpack_initrd: UnpackInitrd::default(),
@@ -101,6 +113,7 @@ impl VmConfig {
             irqchip: Irqchip::default(),
             serial: SerialConfig::default(),
             disks: Vec::new(),
+            nets: Vec::new(),
             transport: Transport::default(),
             scratch_dir: None,
             rng: false,
@@ -128,6 +141,11 @@ impl VmConfig {
         for disk in &self.disks {
             disk.check(self.cpus)?;
         }
+        for net in &self.nets {
+            net.check(self.cpus)?;
+        }
+        net::check_together(&self.nets, self.cmdline.has_key("ip"))?;
+        self.name.as_deref().map_or(Ok(()), check_name)?;
         if self
             .scratch_dir
             .as_ref()
@@ -145,6 +163,16 @@ impl VmConfig {
         }
         Ok(self)
     }
+}
+
+fn check_name(name: &str) -> Result<(), ConfigError> {
+    let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name.len() > NAME_LEN || !name.bytes().all(usual) {
+        return Err(ConfigError::Name {
+            given: name.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 /// The user's part of the kernel command line.

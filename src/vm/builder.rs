@@ -16,12 +16,14 @@ use super::advice;
 use super::disks::{self, DiskCounters, OpenDisk};
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
+use super::nets::{self, OpenNet, RunningNet};
 use super::virtio::{self, Devices, Transports, Virtio};
 use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
     self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
     check_cmdline, mptable,
 };
+use crate::config::net::NetBackend;
 use crate::config::{self, CmdlineMode, Irqchip, SerialConfig, Transport, UnpackInitrd, VmConfig};
 use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
@@ -48,12 +50,20 @@ pub struct Inputs {
     /// The kernel's `System.map`, where names for addresses may be wanted.
     map: Option<File>,
     disks: Vec<OpenDisk>,
+    nets: Vec<OpenNet>,
     /// How the kernel is told of virtio-mmio devices, if there are any.
     mmio_declaration: Option<Declaration>,
 }
 
 impl Inputs {
-    /// Opens files and `/dev/kvm`.
+    /// The taps among the network interfaces that were made for this VM.
+    pub fn new_taps<'a>(&'a self, config: &'a VmConfig) -> impl Iterator<Item = &'a str> {
+        let nets = self.nets.iter().zip(&config.nets);
+        let new = nets.filter(|(_, net)| net.backend == NetBackend::NewTap);
+        new.filter_map(|(net, _)| net.tap())
+    }
+
+    /// Opens files, `/dev/kvm` and ways to the network.
     ///
     /// # Errors
     /// [`BuildError`], one line that names the file or the capability.
@@ -82,13 +92,19 @@ impl Inputs {
             None => None,
         };
         let disks = disks::open(config)?;
+        let nets = nets::open(config)?;
         let advice = advice::kernel_options(backend, config.cpus);
         let user = match config.cmdline.mode {
             CmdlineMode::Extend => UserCmdline::Extend(&config.cmdline.text),
             CmdlineMode::Replace => UserCmdline::Replace(&config.cmdline.text),
         };
         let mut cmdline = build_cmdline(user, &advice);
-        let devices = disks.len().saturating_add(usize::from(config.rng));
+        // In front: what follows `--` is for init.
+        if let Some(word) = nets::address_word(&config.nets) {
+            cmdline = format!("{word} {cmdline}");
+        }
+        let devices = disks.len().saturating_add(nets.len());
+        let devices = devices.saturating_add(usize::from(config.rng));
         let mmio_declaration = match config.transport {
             Transport::Mmio if devices > 0 => Some(virtio_mmio::declaration(&cmdline, &kernel)?),
             _ => None,
@@ -112,6 +128,7 @@ impl Inputs {
             backend,
             map,
             disks,
+            nets,
             mmio_declaration,
         })
     }
@@ -150,6 +167,8 @@ pub struct BuiltVm {
     pub virtio: Virtio,
     /// What the disks count.
     pub disk_counters: Vec<DiskCounters>,
+    /// What the network interfaces need until the end, and what they count.
+    pub nets: Vec<RunningNet>,
     /// The breakpoints planted in the guest, where the host needs them.
     pub hooks: Option<Arc<SharedHooks>>,
     /// KVM's side of the VM; closed after the vCPUs.
@@ -177,6 +196,7 @@ pub fn build(
         backend,
         map,
         disks,
+        nets,
         mmio_declaration,
     } = inputs;
 
@@ -196,7 +216,8 @@ pub fn build(
     let Devices {
         devices,
         disk_counters,
-    } = virtio::make_devices(disks, config.rng, &ram)?;
+        nets,
+    } = virtio::make_devices(disks, nets, config.rng, &ram)?;
     let device_count = devices.len();
     let transports = Transports::new(config.transport, devices, &ram, &interrupts, &doorbells)?;
     let buses = super::devices::build(&interrupts, &lifecycle, writer, ram.size(), transports)?;
@@ -268,6 +289,7 @@ pub fn build(
         serial: buses.serial,
         virtio: buses.virtio,
         disk_counters,
+        nets,
         output,
         input,
         hooks,

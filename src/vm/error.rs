@@ -13,6 +13,9 @@ use crate::devices::bus::BusError;
 use crate::devices::pci::PciError;
 use crate::devices::virtio::block::BlockError;
 use crate::devices::virtio::block::disk::error::DiskError;
+use crate::devices::virtio::net::NetError;
+use crate::devices::virtio::net::tap::TapError;
+use crate::devices::virtio::net::user::UserError;
 use crate::host::HostError;
 use crate::interrupts::InterruptError;
 use crate::memory::MemoryError;
@@ -61,6 +64,15 @@ pub enum BuildError {
     /// A disk's threads.
     #[error(transparent)]
     Block(#[from] BlockError),
+    /// A tap.
+    #[error(transparent)]
+    Tap(#[from] TapError),
+    /// The user-mode network.
+    #[error(transparent)]
+    UserNet(#[from] UserError),
+    /// A network interface's threads.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// The entropy device's thread.
     #[error("cannot start the thread of the entropy device")]
     Rng(#[source] std::io::Error),
@@ -148,6 +160,8 @@ impl BuildError {
             | Self::MmioDevices(_)
             | Self::Pci(_)
             | Self::Disk(_)
+            | Self::Tap(_)
+            | Self::UserNet(_)
             | Self::SerialIsInput(_) => ExitReason::Usage { message },
             _ => ExitReason::HostError { message },
         }

@@ -8,6 +8,7 @@ pub mod disks;
 pub mod error;
 pub mod exit;
 pub mod lifecycle;
+pub mod nets;
 pub mod report;
 pub mod running;
 pub mod virtio;
@@ -47,11 +48,12 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
     // Before the first thread starts, after what may take a while.
     let signals = Signals::block()?;
     let console = Console::open(&config.serial)?;
+    // Lines that a user waits for, whatever the log level.
     if let Some(path) = &console.pty_path {
-        // The one line a user of `--serial pty` waits for, whatever the log level.
-        let line = format!("mayfly: serial port is {}\n", path.display());
-        // Who does not listen (and `eprintln` would panic then) does not want to know.
-        let _ = patient::write_all(io::stderr(), line.as_bytes(), Patience::default());
+        tell(&format!("serial port is {}", path.display()));
+    }
+    for tap in inputs.new_taps(config) {
+        tell(&format!("tap {tap}"));
     }
     let mut built = builder::build(config, inputs, console, started)?;
     let lifecycle = built.machine.lifecycle.clone();
@@ -84,8 +86,16 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         undefined_in_user_mode: ended.undefined_in_user_mode,
         serial_lost: ended.output.map_or(0, |output| output.lost),
         disks: ended.disks,
+        nets: ended.nets,
         line_open: ended.output.is_some_and(|output| output.line_open),
     })
+}
+
+/// Tells the user. Who does not listen (and `eprintln` would panic then) does not want
+/// to know.
+fn tell(what: &str) {
+    let line = format!("mayfly: {what}\n");
+    let _ = patient::write_all(io::stderr(), line.as_bytes(), Patience::default());
 }
 
 /// Serves the main thread's events until the VM has ended. The serial output's

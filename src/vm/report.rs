@@ -41,6 +41,31 @@ pub struct DiskReport {
     pub errors: u64,
 }
 
+/// What a network interface has carried, over all its queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct NetReport {
+    /// Its name in the guest, if Linux runs there.
+    pub name: String,
+    /// The host's interface, where it is a tap.
+    pub tap: Option<String>,
+    /// Frames that reached the guest.
+    pub frames_received: u64,
+    /// Bytes in them.
+    pub bytes_received: u64,
+    /// Frames that the guest has sent.
+    pub frames_sent: u64,
+    /// Bytes in them.
+    pub bytes_sent: u64,
+    /// Frames that did not fit in the guest's buffers.
+    pub dropped_received: u64,
+    /// Frames that were no frames, or that the host would not have.
+    pub dropped_sent: u64,
+    /// Frames that the host has dropped because the guest did not take them in time.
+    pub overruns: u64,
+    /// System calls that its threads have made.
+    pub system_calls: u64,
+}
+
 /// All that is told about a VM that has ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
@@ -62,6 +87,8 @@ pub struct Report {
     pub serial_lost: u64,
     /// What each disk has served.
     pub disks: Vec<DiskReport>,
+    /// What each network interface has carried.
+    pub nets: Vec<NetReport>,
     /// Whether the guest's output on stdout stopped in the middle of a line.
     pub line_open: bool,
 }
@@ -81,6 +108,7 @@ struct Line<'a> {
     undefined_in_user_mode: u64,
     serial_lost: u64,
     disks: &'a [DiskReport],
+    nets: &'a [NetReport],
 }
 
 impl Report {
@@ -99,6 +127,7 @@ impl Report {
             undefined_in_user_mode: 0,
             serial_lost: 0,
             disks: Vec::new(),
+            nets: Vec::new(),
             line_open: false,
         }
     }
@@ -118,6 +147,7 @@ impl Report {
             undefined_in_user_mode: self.undefined_in_user_mode,
             serial_lost: self.serial_lost,
             disks: &self.disks,
+            nets: &self.nets,
         };
         // Only maps with keys that are not strings can fail, and there are none.
         let object = serde_json::to_string(&line).unwrap_or_default();
@@ -203,6 +233,10 @@ mod tests {
                 requests: 3,
                 ..DiskReport::default()
             }],
+            nets: vec![NetReport {
+                frames_sent: 5,
+                ..NetReport::default()
+            }],
             ..Report::of_failure(reason, Instant::now())
         }
     }
@@ -224,6 +258,7 @@ mod tests {
         assert_eq!(value["serial_lost"], 0);
         assert_eq!(value["disks"][0]["name"], "vda");
         assert_eq!(value["disks"][0]["requests"], 3);
+        assert_eq!(value["nets"][0]["frames_sent"], 5);
         assert!(value.get("message").is_none());
     }
 

@@ -10,7 +10,8 @@ use super::builder::BuiltVm;
 use super::disks::DiskCounters;
 use super::error::BuildError;
 use super::exit::ExitReason;
-use super::report::{DiskReport, millis};
+use super::nets::RunningNet;
+use super::report::{DiskReport, NetReport, millis};
 use super::virtio::Virtio;
 use crate::console::{ConsoleEnd, Finished, Patience};
 use crate::memory::GuestRam;
@@ -30,6 +31,7 @@ pub struct RunningVm {
     hooks: Option<Arc<SharedHooks>>,
     virtio: Virtio,
     disk_counters: Vec<DiskCounters>,
+    nets: Vec<RunningNet>,
     output: Option<ConsoleEnd>,
     // Dropped in this order: KVM's side first, then the memory it maps.
     _vm: Arc<VmFd>,
@@ -54,6 +56,8 @@ pub struct Ended {
     pub output: Option<Finished>,
     /// What each disk has served.
     pub disks: Vec<DiskReport>,
+    /// What each network interface has carried.
+    pub nets: Vec<NetReport>,
     /// When the guest sent its first byte, in milliseconds since the process started.
     pub first_serial_byte: Option<f64>,
 }
@@ -73,6 +77,7 @@ impl RunningVm {
             hooks: built.hooks,
             virtio: built.virtio,
             disk_counters: built.disk_counters,
+            nets: built.nets,
             output: Some(built.output),
             _vm: built.vm,
             _ram: built.ram,
@@ -167,6 +172,7 @@ impl RunningVm {
             undefined_in_user_mode: 0,
             output: None,
             disks: Vec::new(),
+            nets: Vec::new(),
             first_serial_byte: None,
         };
         if outcomes.len() < vcpus {
@@ -186,13 +192,14 @@ impl RunningVm {
                 *ended.emulated.entry(mnemonic).or_default() += count;
             }
         }
-        // Nothing is under way in a disk any more, nor counted, once it is paused.
+        // Nothing is under way in a device any more, nor counted, once it is paused.
         self.virtio.pause();
         ended.disks = self
             .disk_counters
             .iter()
             .map(DiskCounters::report)
             .collect();
+        ended.nets = self.nets.iter().map(RunningNet::report).collect();
         if let Some(output) = self.output.take() {
             let started = self.machine.lifecycle.started();
             ended.first_serial_byte = output

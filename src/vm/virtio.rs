@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::disks::{DiskCounters, OpenDisk};
 use super::error::BuildError;
+use super::nets::{OpenNet, RunningNet};
 use crate::config::Transport;
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::pci::PciRoot;
@@ -26,6 +27,8 @@ pub struct Devices {
     pub devices: Vec<Box<dyn VirtioDevice>>,
     /// What the disks among them count.
     pub disk_counters: Vec<DiskCounters>,
+    /// What the network interfaces among them need until the end.
+    pub nets: Vec<RunningNet>,
 }
 
 /// The devices behind their transport, to be put on the buses.
@@ -136,12 +139,13 @@ impl Virtio {
     }
 }
 
-/// Makes the devices, disks first, and starts the threads that serve them.
+/// Makes the devices, disks first, then networks, and starts the threads that serve them.
 ///
 /// # Errors
 /// [`BuildError`] if the host gives no threads.
 pub fn make_devices(
     disks: Vec<OpenDisk>,
+    nets: Vec<OpenNet>,
     rng: bool,
     ram: &GuestRam,
 ) -> Result<Devices, BuildError> {
@@ -150,6 +154,11 @@ pub fn make_devices(
         let (block, counted) = disk.start(ram)?;
         made.devices.push(Box::new(block));
         made.disk_counters.push(counted);
+    }
+    for net in nets {
+        let (net, running) = net.start(ram)?;
+        made.devices.push(Box::new(net));
+        made.nets.push(running);
     }
     if rng {
         let rng = Rng::start().map_err(BuildError::Rng)?;

@@ -16,6 +16,7 @@ mod image;
 mod json;
 mod linux;
 mod memory;
+mod net;
 mod pause;
 mod serial;
 mod startup;

@@ -45,6 +45,9 @@ pub struct Chain {
     pub readable: Vec<Buffer>,
     /// What the device may write, in order.
     pub writable: Vec<Buffer>,
+    /// How many of the queue's descriptors it takes up; those of an indirect table are
+    /// not the queue's.
+    pub descriptors: u16,
 }
 
 /// What a queue allows its chains.
@@ -76,6 +79,7 @@ impl Chain {
             head: 0,
             readable: Vec::with_capacity(room),
             writable: Vec::with_capacity(room),
+            descriptors: 0,
         }
     }
 
@@ -83,6 +87,7 @@ impl Chain {
     pub(super) fn clear(&mut self) {
         self.readable.clear();
         self.writable.clear();
+        self.descriptors = 0;
     }
 
     /// Becomes the chain that starts at `head`; none if it is broken.
@@ -96,6 +101,10 @@ impl Chain {
         let mut room = rules.longest;
         loop {
             let descriptor = table.read(ram, index)?;
+            if in_queue {
+                // No more than `longest` and one that names a table.
+                self.descriptors = self.descriptors.saturating_add(1);
+            }
             let buffer = Buffer {
                 addr: descriptor.addr().0,
                 len: descriptor.len(),

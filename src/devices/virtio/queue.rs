@@ -9,7 +9,7 @@
 //! for each descriptor; to return it 8 bytes and the used index; and one word for each
 //! question whether to interrupt.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -79,8 +79,8 @@ pub struct VirtQueue {
     ram: GuestRam,
     queue: Queue,
     rules: Rules,
-    /// Whether a chain was returned since an interrupt was last thought of.
-    returned: bool,
+    /// Chains returned since an interrupt was last thought of.
+    returned: u16,
     /// Whether the device has told the driver that it needs no kicks.
     kicks_disabled: bool,
 }
@@ -127,7 +127,7 @@ impl VirtQueue {
                 longest: max_size,
                 indirect: has(VIRTIO_RING_F_INDIRECT_DESC),
             },
-            returned: false,
+            returned: 0,
             kicks_disabled: false,
         })
     }
@@ -186,10 +186,48 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Used`] if the ring cannot be written.
     pub fn push_used(&mut self, head: u16, written: u32) -> Result<(), QueueError> {
-        self.returned = true;
+        self.returned = self.returned.saturating_add(1);
         self.queue
             .add_used(self.ram.backend(), head, written)
             .map_err(|_| QueueError::Used)
+    }
+
+    /// Returns chains, each with the bytes written to it, so that the driver sees all of
+    /// them or none: a frame that lies in several chains is read when its first is seen.
+    ///
+    /// # Errors
+    /// [`QueueError::Used`] if the ring cannot be written.
+    pub fn push_used_together(
+        &mut self,
+        chains: impl IntoIterator<Item = (u16, u32)>,
+    ) -> Result<(), QueueError> {
+        let memory = self.ram.backend();
+        let (ring, mask) = (self.queue.used_ring(), self.queue.size().wrapping_sub(1));
+        let mut next = self.queue.next_used();
+        for (head, written) in chains {
+            let slot = u64::from(next & mask);
+            let at = ring.saturating_add(4).saturating_add(USED_ENTRY * slot);
+            let entry = u64::from(written) << 32 | u64::from(head);
+            memory
+                .write_slice(&entry.to_le_bytes(), GuestAddress(at))
+                .map_err(|_| QueueError::Used)?;
+            next = next.wrapping_add(1);
+            self.returned = self.returned.saturating_add(1);
+        }
+        self.queue.set_next_used(next);
+        let index = GuestAddress(ring.saturating_add(2));
+        memory
+            .store(next.to_le(), index, Ordering::Release)
+            .map_err(|_| QueueError::Used)
+    }
+
+    /// Puts the `count` chains taken last back where they were, as if they had not been
+    /// taken; none of them has been returned.
+    pub fn untake(&mut self, count: u16) {
+        let taken = self.queue.next_avail();
+        let in_flight = taken.wrapping_sub(self.queue.next_used());
+        self.queue
+            .set_next_avail(taken.wrapping_sub(count.min(in_flight)));
     }
 
     /// Whether the driver has made more chains available than were taken. Costs less
@@ -211,22 +249,30 @@ impl VirtQueue {
     /// # Errors
     /// [`QueueError::Available`] if the ring cannot be read.
     pub fn needs_interrupt(&mut self) -> Result<bool, QueueError> {
-        if !std::mem::take(&mut self.returned) {
+        let returned = std::mem::take(&mut self.returned);
+        if returned == 0 {
             return Ok(false);
         }
-        let memory = self.ram.backend();
-        // The used index is out before the driver's wish is read: the crate sees to it.
-        let wanted = self
-            .queue
-            .needs_notification(memory)
-            .map_err(|_| QueueError::Available)?;
-        if !wanted || self.queue.event_idx_enabled() {
-            return Ok(wanted);
+        // The used index is out before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let ring = self.queue.avail_ring();
+        if self.queue.event_idx_enabled() {
+            // `used_event`, behind the entries. Whether the index went by it.
+            let entries = AVAILABLE_ENTRY * u64::from(self.queue.size());
+            let event = self.load(ring.saturating_add(4).saturating_add(entries))?;
+            let since = self.queue.next_used().wrapping_sub(event).wrapping_sub(1);
+            return Ok(since < returned);
         }
-        let flags: u16 = memory
-            .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
+        Ok(self.load(ring)? & NO_INTERRUPT == 0)
+    }
+
+    /// The word at `addr` in the available ring.
+    fn load(&self, addr: u64) -> Result<u16, QueueError> {
+        let memory = self.ram.backend();
+        let word: u16 = memory
+            .load(GuestAddress(addr), Ordering::Relaxed)
             .map_err(|_| QueueError::Available)?;
-        Ok(u16::from_le(flags) & NO_INTERRUPT == 0)
+        Ok(u16::from_le(word))
     }
 
     /// Asks the driver to kick for the next chain; true if one came meanwhile, so

@@ -49,9 +49,19 @@ fn found(program: &str) -> PathBuf {
 pub fn mayfly_root() -> RootTree {
     let mut root = RootTree::new(host_files());
     root.add_program(Path::new(MAYFLY));
-    for program in ["bash", "flock", "qemu-img", "e2fsck", "debugfs"] {
+    for program in [
+        "bash", "flock", "qemu-img", "e2fsck", "debugfs", "ip", "passt",
+    ] {
         root.add_program(&found(program));
     }
+    // What passt becomes, by its own choice, on a processor that has AVX2.
+    let faster = found("passt").with_extension("avx2");
+    if faster.is_file() {
+        root.add_program(&faster);
+    }
+    // The user that passt is if root starts it.
+    let nobody = "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n";
+    root.write(Path::new("/etc/passwd"), nobody);
     root.add(&crate::common::disk::root_image());
     root.add(&Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images"));
     root.add(crate::common::guests::bare_dir());
@@ -128,6 +138,7 @@ fn suite_passes(arguments: &[&str]) {
     // with one, none of eighty did. Guests have two vCPUs all the same.
     host.memory_mib = 3072;
     host.timeout = Duration::from_secs(900);
+    host.modules = ["bridge", "veth"].map(String::from).to_vec();
     host.directory = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     host.environment = environment();
     let program = suite.to_str().expect("a path in UTF-8");
