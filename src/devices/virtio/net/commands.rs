@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::control_queue::{ControlQueue, Request, Taken};
 use super::course::{Course, Side};
-use super::link::Port;
+use super::link::{Gone, HEADER_LEN, LONGEST_FRAME, Port, Received};
 use super::orders::Order;
 use super::serve::{Failure, Session};
 use super::worker::Worker;
 use crate::devices::virtio::queue::QueueError;
+use crate::memory::IoBuffers;
 
 /// Commands in a round at most.
 const COMMANDS: usize = 16;
@@ -33,10 +34,33 @@ impl Worker {
         {
             session.interrupt.config_changed();
         }
+        if std::mem::take(&mut course.doubt) {
+            self.probe(session);
+        }
+        if self.port.is_gone() {
+            // What waits for room there is to be dropped.
+            course.transmit.becomes_due(Side::Blocked);
+        }
         if std::mem::take(&mut course.commands) {
             course.commands = self.take_commands(session)?;
         }
         Ok(())
+    }
+
+    /// Finds out whether the link is gone, where there is no room to receive a frame. One
+    /// that comes all the same is lost.
+    fn probe(&mut self, session: &Session) {
+        let nowhere = IoBuffers::new(session.receive.rings.ram().clone(), 0);
+        let mut spill = vec![0; HEADER_LEN + LONGEST_FRAME];
+        match self.port.receive(&nowhere, &mut spill) {
+            Ok(Received::Nothing) => {}
+            Ok(Received::Frame(_)) => {
+                if let Some(pair) = self.counters.pair(self.index) {
+                    pair.received.dropped();
+                }
+            }
+            Err(Gone(error)) => self.lose(&error, session),
+        }
     }
 
     fn carry_out(&mut self, order: Order, session: &Session) -> bool {

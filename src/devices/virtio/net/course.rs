@@ -58,6 +58,8 @@ pub(super) struct Course {
     pub(super) commands: bool,
     /// Whether there may be news of the link.
     pub(super) news: bool,
+    /// Whether the link may be gone while it is not asked for frames.
+    pub(super) doubt: bool,
 }
 
 impl Course {
@@ -70,6 +72,7 @@ impl Course {
             receive_armed: false,
             commands: true,
             news: true,
+            doubt: false,
         }
     }
 
@@ -88,6 +91,7 @@ impl Course {
         }
         self.commands |= woken.control_kick || woken.control;
         self.news |= woken.watch;
+        self.doubt |= woken.failed && self.receive != Side::Due;
         self.note_time(woken.control);
     }
 

@@ -33,6 +33,11 @@ impl Endpoint {
         self.gone = true;
     }
 
+    /// Whether it is so.
+    pub fn is_gone(&self) -> bool {
+        self.gone
+    }
+
     fn is_open(&self) -> bool {
         !self.gone && self.enabled == Some(true)
     }
