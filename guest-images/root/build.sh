@@ -51,12 +51,14 @@ fetch busybox-static
 
 progress 80 "making the disk"
 tree=$work/tree
-mkdir -p "$tree"/{bin,dev,proc,root,sbin,sys}
+mkdir -p "$tree"/{bin,dev,etc,proc,root,sbin,sys}
 mkdir -m 1777 "$tree/tmp"
 quietly bash "$here/../tiny/init/build.sh" "$work"
 install -m 755 "$work/init" "$tree/sbin/init"
 install -m 755 "$(find "$work/busybox-static" -name busybox -type f -perm -u+x | head -n 1)" "$tree/bin/busybox"
 ln -s busybox "$tree/bin/sh"
+# Name servers that the kernel has learned of by DHCP or `ip=`.
+ln -s /proc/net/pnp "$tree/etc/resolv.conf"
 # Tables that are there from the start: the kernel would write them at its first
 # mount, a few seconds after the boot.
 quietly mke2fs -q -t ext4 -b 4096 -L root -E root_owner=0:0,lazy_itable_init=0,lazy_journal_init=0 \

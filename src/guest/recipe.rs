@@ -16,20 +16,27 @@ macro_rules! recipe {
 
 /// Name below the recipe's folder and content, in the order in which the script
 /// hashes them.
-const FILES: [(&str, &[u8]); 14] = recipe![
+const FILES: [(&str, &[u8]); 21] = recipe![
     "build.sh",
     "full.config",
     "init/build.sh",
     "init/commands.c",
     "init/commands.h",
     "init/console.c",
+    "init/dns.c",
+    "init/ethtool.c",
     "init/files.c",
     "init/init.c",
+    "init/net.c",
+    "init/net.h",
+    "init/ping.c",
     "init/shell.c",
     "init/spin.c",
     "init/sys.h",
+    "init/tcp.c",
     "init/text.c",
     "init/text.h",
+    "init/udp.c",
     "minimal.config",
 ];
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::backend::Backend;
 use super::facilities;
 use super::kvm::{self, Capability, HostError};
+use super::networking;
 use crate::one_line::one_line;
 
 /// How a finding is to be taken.
@@ -94,7 +95,7 @@ pub fn checkup() -> Checkup {
         }
         Err(error) => findings.push(kvm_missing(&error)),
     }
-    findings.push(facilities::tun());
+    findings.extend(networking::findings());
     findings.extend(facilities::huge_pages());
     findings.push(facilities::transparent_huge_pages());
     findings.push(facilities::io_uring());

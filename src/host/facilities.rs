@@ -7,24 +7,6 @@ use std::path::Path;
 
 use super::checkup::Finding;
 
-/// Network devices for guests.
-pub(super) fn tun() -> Finding {
-    let name = "/dev/net/tun";
-    match fs::File::options().read(true).write(true).open(name) {
-        Ok(_) => Finding::good(name, "usable"),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::ENOENT) => Finding::lacking(name, "absent", "run 'modprobe tun'"),
-            Some(libc::ENODEV | libc::ENXIO) => {
-                Finding::lacking(name, "no driver", "run 'modprobe tun'")
-            }
-            Some(libc::EACCES | libc::EPERM) => {
-                Finding::lacking(name, "no permission", "run 'sudo chmod 666 /dev/net/tun'")
-            }
-            _ => Finding::lacking(name, error.to_string(), "see the kernel log"),
-        },
-    }
-}
-
 /// Pools of huge pages, one finding a size.
 pub(super) fn huge_pages() -> Vec<Finding> {
     [("2 MiB huge pages", 2048), ("1 GiB huge pages", 1_048_576)]
@@ -172,7 +154,7 @@ mod tests {
     #[test]
     fn whatever_lacks_comes_with_advice() {
         let mut all = huge_pages();
-        all.extend([tun(), transparent_huge_pages(), io_uring(), userfaultfd()]);
+        all.extend([transparent_huge_pages(), io_uring(), userfaultfd()]);
         for finding in all {
             assert_eq!(finding.status == Status::Good, finding.advice.is_none());
         }

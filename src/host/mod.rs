@@ -4,13 +4,15 @@
 //! |-------------------|---------------------------------------------------|
 //! | `kvm.rs`          | opening `/dev/kvm`, the capabilities Mayfly needs |
 //! | `backend.rs`      | hardware KVM or kvm-pvm                           |
-//! | `facilities.rs`   | tun, huge pages, io_uring, userfaultfd            |
+//! | `facilities.rs`   | huge pages, io_uring, userfaultfd                 |
+//! | `networking.rs`   | taps, passt, ping                                 |
 //! | `checkup.rs`      | all of it as a list of findings (`mayfly doctor`) |
 
 mod backend;
 mod checkup;
 mod facilities;
 mod kvm;
+mod networking;
 
 pub use backend::Backend;
 pub use checkup::{Checkup, Finding, Status, checkup};

@@ -19,7 +19,17 @@ fn doctor_speaks_json() {
     assert_eq!(json["can_run"], true, "{outcome}");
     assert!(json["backend"].is_string(), "{outcome}");
     let findings = json["findings"].as_array().expect("a list");
-    for subject in ["kvm", "tun", "huge", "io_uring", "userfaultfd"] {
+    for subject in [
+        "kvm",
+        "tun",
+        "new taps",
+        "uso",
+        "passt",
+        "ping",
+        "huge",
+        "io_uring",
+        "userfaultfd",
+    ] {
         let found = findings.iter().any(|finding| {
             let name = finding["name"].as_str().unwrap_or_default();
             name.to_lowercase().contains(subject)

@@ -58,11 +58,14 @@ init_files() {
     character_device dev/port 0600 1 4
     program init "$work/init"
 }
-# Debian's static busybox finds its applets without a link for each.
+# Debian's static busybox finds its applets without a link for each. Name servers are
+# those that the kernel has learned of by DHCP or `ip=`.
 shell_files() {
     init_files
     directory bin 0755
     directory root 0700
+    directory etc 0755
+    link etc/resolv.conf /proc/net/pnp
     program bin/busybox "$busybox"
     link bin/sh busybox
 }

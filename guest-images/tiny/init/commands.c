@@ -144,7 +144,7 @@ void run_command(char *word)
 		synchronize();
 	else if (same(command, "shell"))
 		run_shell();
-	else {
+	else if (!run_network_command(command)) {
 		struct line line;
 
 		start_line(&line);

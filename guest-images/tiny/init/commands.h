@@ -30,6 +30,8 @@ void sum_file(char *value);
 void delete_file(const char *path);
 void trim(const char *path);
 void synchronize(void);
+/* net.c: whether the word, without "mayfly.", was one about the network, and is done. */
+int run_network_command(char *command);
 /* shell.c: an interactive shell; returns when it ends. */
 void run_shell(void);
 

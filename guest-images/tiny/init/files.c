@@ -5,20 +5,6 @@ enum { BLOCK = 16384 };
 
 static char block[BLOCK];
 
-static void say_failed(const char *doing, const char *path, long error)
-{
-	struct line line;
-
-	start_line(&line);
-	add_text(&line, "cannot ");
-	add_text(&line, doing);
-	add_text(&line, " ");
-	add_text(&line, path);
-	add_text(&line, ": errno=");
-	add_number(&line, (u64)-error, 1);
-	print_line(&line);
-}
-
 /* Opens a file, or says why not. An initramfs has no devices of its own yet. */
 static int open_file(const char *path, int flags)
 {
@@ -31,16 +17,6 @@ static int open_file(const char *path, int flags)
 	if (fd < 0)
 		say_failed("open", path, fd);
 	return fd;
-}
-
-/* Cuts "PATH,REST" at the comma and returns REST, empty if there is none. */
-static char *second_part(char *value)
-{
-	while (*value && *value != ',')
-		value++;
-	if (*value)
-		*value++ = 0;
-	return value;
 }
 
 /* Writes all of it, or says why not. */
@@ -61,7 +37,7 @@ static int write_file(int fd, const char *path, const char *data, u64 size)
 
 void put_file(char *value)
 {
-	char *text = second_part(value);
+	char *text = cut(value, ',');
 	int fd = open_file(value, O_WRONLY | O_CREAT | O_TRUNC);
 	u64 length = 0;
 
@@ -95,7 +71,7 @@ void show_file(const char *path)
 
 void fill_file(char *value)
 {
-	u64 bytes = number_in(second_part(value));
+	u64 bytes = number_in(cut(value, ','));
 	/* A device stays as long as it is. */
 	int fd = open_file(value, O_WRONLY | (after(value, "/dev/") ? 0 : O_CREAT | O_TRUNC));
 	u64 line_number = 0;
@@ -119,20 +95,12 @@ void fill_file(char *value)
 		say("filled");
 }
 
-/* FNV-1a with 64 bits. */
-static u64 hash(u64 state, const char *data, long size)
-{
-	for (long i = 0; i < size; i++)
-		state = (state ^ (unsigned char)data[i]) * 0x100000001b3;
-	return state;
-}
-
 void sum_file(char *value)
 {
-	const char *limit = second_part(value);
+	const char *limit = cut(value, ',');
 	u64 left = *limit ? number_in(limit) : ~0ul;
 	int fd = open_file(value, O_RDONLY);
-	u64 state = 0xcbf29ce484222325, bytes = 0;
+	u64 state = FNV_START, bytes = 0;
 	struct line line;
 	long count = 0;
 
@@ -142,7 +110,7 @@ void sum_file(char *value)
 		count = sys_read(fd, block, left < sizeof(block) ? left : sizeof(block));
 		if (count <= 0)
 			break;
-		state = hash(state, block, count);
+		state = fnv(state, block, count);
 		bytes += (u64)count;
 		left -= (u64)count;
 	}

@@ -21,6 +21,12 @@ struct termios {
 	unsigned char characters[19];
 };
 
+/* The kernel's struct pollfd. */
+struct pollfd {
+	int fd;
+	short events, happened;
+};
+
 /* The kernel's struct sysinfo, as far as it is read here. */
 struct sysinfo {
 	long uptime;
@@ -72,6 +78,9 @@ enum {
 	SIGCHLD = 17,
 	CLONE_VM = 0x100,
 	CLONE_VFORK = 0x4000,
+
+	POLLIN = 1,
+	SHUT_WR = 1,
 };
 
 /* Beyond what an int can be. */
@@ -91,6 +100,20 @@ static inline long syscall5(long number, long a, long b, long c, long d, long e)
 	__asm__ volatile("syscall"
 			 : "=a"(result)
 			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8)
+			 : "rcx", "r11", "memory");
+	return result;
+}
+
+static inline long syscall6(long number, long a, long b, long c, long d, long e, long f)
+{
+	long result;
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+
+	__asm__ volatile("syscall"
+			 : "=a"(result)
+			 : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
 			 : "rcx", "r11", "memory");
 	return result;
 }
@@ -126,6 +149,11 @@ static inline long sys_close(int fd)
 	return syscall3(3, fd, 0, 0);
 }
 
+static inline long sys_poll(struct pollfd *polls, u64 count, int milliseconds)
+{
+	return syscall3(7, (long)polls, (long)count, milliseconds);
+}
+
 static inline long sys_ioctl(int fd, u64 request, const void *argument)
 {
 	return syscall3(16, fd, (long)request, (long)argument);
@@ -154,6 +182,49 @@ static inline long sys_pause(void)
 static inline long sys_nanosleep(const struct timespec *time)
 {
 	return syscall3(35, (long)time, 0, 0);
+}
+
+static inline int sys_socket(int family, int type, int protocol)
+{
+	return (int)syscall3(41, family, type, protocol);
+}
+
+static inline long sys_connect(int fd, const void *address, u64 size)
+{
+	return syscall3(42, fd, (long)address, (long)size);
+}
+
+/* Whoever it is that connects. */
+static inline int sys_accept(int fd)
+{
+	return (int)syscall3(43, fd, 0, 0);
+}
+
+static inline long sys_send_to(int fd, const void *data, u64 size, const void *address,
+			       u32 address_size)
+{
+	return syscall6(44, fd, (long)data, (long)size, 0, (long)address, address_size);
+}
+
+static inline long sys_receive_from(int fd, void *data, u64 size, void *address,
+				    u32 *address_size)
+{
+	return syscall6(45, fd, (long)data, (long)size, 0, (long)address, (long)address_size);
+}
+
+static inline long sys_shutdown(int fd, int how)
+{
+	return syscall3(48, fd, how, 0);
+}
+
+static inline long sys_bind(int fd, const void *address, u64 size)
+{
+	return syscall3(49, fd, (long)address, (long)size);
+}
+
+static inline long sys_listen(int fd, int backlog)
+{
+	return syscall3(50, fd, backlog, 0);
 }
 
 static inline long sys_execve(const char *path, const char *const *arguments,

@@ -40,12 +40,48 @@ void say(const char *text)
 	print_line(&line);
 }
 
+void say_of(const char *what, const char *which, const char *text)
+{
+	struct line line;
+
+	start_line(&line);
+	add_text(&line, what);
+	add_text(&line, " ");
+	add_text(&line, which);
+	add_text(&line, ": ");
+	add_text(&line, text);
+	print_line(&line);
+}
+
+void say_failed(const char *doing, const char *what, long error)
+{
+	struct line line;
+
+	start_line(&line);
+	add_text(&line, "cannot ");
+	add_text(&line, doing);
+	add_text(&line, " ");
+	add_text(&line, what);
+	add_text(&line, ": errno=");
+	add_number(&line, (u64)-error, 1);
+	print_line(&line);
+}
+
 char *after(const char *word, const char *prefix)
 {
 	while (*prefix)
 		if (*word++ != *prefix++)
 			return 0;
 	return (char *)word;
+}
+
+char *cut(char *value, char separator)
+{
+	while (*value && *value != separator)
+		value++;
+	if (*value)
+		*value++ = 0;
+	return value;
 }
 
 int same(const char *a, const char *b)
@@ -99,8 +135,10 @@ void read_word(const char *path, char *word, u64 size)
 u64 pattern(char *data, u64 size, u64 line_number)
 {
 	enum { LINE = 64 };
-
+	static const char letters[] = "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz"
+				      "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz";
 	for (char *line = data; line < data + size; line += LINE) {
+		const char *first = letters + line_number % 26;
 		u64 rest = line_number;
 
 		for (int digit = 7; digit >= 0; digit--) {
@@ -109,11 +147,18 @@ u64 pattern(char *data, u64 size, u64 line_number)
 		}
 		line[8] = ':';
 		for (u32 i = 9; i < LINE - 1; i++)
-			line[i] = (char)('a' + (line_number + i - 9) % 26);
+			line[i] = first[i - 9];
 		line[LINE - 1] = '\n';
 		line_number++;
 	}
 	return line_number;
+}
+
+u64 fnv(u64 state, const char *data, long size)
+{
+	for (long i = 0; i < size; i++)
+		state = (state ^ (unsigned char)data[i]) * 0x100000001b3;
+	return state;
 }
 
 void drain_console(void)

@@ -17,11 +17,18 @@ void add_number(struct line *line, u64 number, int digits);
 void print_line(struct line *line);
 /* Prints "mayfly-guest: " and the text as a line. */
 void say(const char *text);
+/* Prints "WHAT WHICH: TEXT". */
+void say_of(const char *what, const char *which, const char *text);
+/* Prints "cannot DOING WHAT: errno=N". */
+void say_failed(const char *doing, const char *what, long error);
 /* Starts a line with "mayfly-guest: ". */
 void start_line(struct line *line);
 
 /* What follows `prefix` in `word`, or null if the word starts otherwise. */
 char *after(const char *word, const char *prefix);
+/* Ends `value` at the first `separator` and returns what follows it, empty if there
+ * is none. */
+char *cut(char *value, char separator);
 /* Whether the two are equal. */
 int same(const char *a, const char *b);
 /* The decimal number at the start of `text`, at most 10^15. */
@@ -38,6 +45,9 @@ void read_word(const char *path, char *word, u64 size);
  * and a newline.
  */
 u64 pattern(char *data, u64 size, u64 line_number);
+/* FNV-1a with 64 bits over some more bytes. */
+u64 fnv(u64 state, const char *data, long size);
+#define FNV_START 0xcbf29ce484222325ul
 /* Waits until the UART has sent what was written. */
 void drain_console(void);
 

@@ -45,7 +45,7 @@ pub const VERSION_1: u64 = 1 << 32;
 /// What the ring and the transports offer for every device.
 const TRANSPORT_FEATURES: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1;
 /// Bits that are a device's own (§2.2).
-const DEVICE_FEATURES: u64 = (1 << 24) - 1 | u64::MAX << 50;
+const DEVICE_FEATURES: u64 = ((1 << 24) - 1) | (u64::MAX << 50);
 
 /// Offset of `idx` in the used ring (§2.7.8).
 const USED_INDEX: u64 = 2;

@@ -10,6 +10,7 @@ pub mod netns;
 pub mod pattern;
 pub mod peer;
 pub mod run;
+pub mod running;
 pub mod startup;
 pub mod terminal;
 pub mod tiny;

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::running::Running;
+
 /// The binary under test.
 pub const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 
@@ -114,6 +116,11 @@ impl Mayfly {
     /// The command itself, for tests that hold its ends.
     pub fn into_command(self) -> Command {
         self.command
+    }
+
+    /// Starts it, while the test goes on.
+    pub fn start(self) -> Running {
+        Running::start(self.command)
     }
 
     /// Runs to the end.

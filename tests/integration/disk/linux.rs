@@ -108,18 +108,18 @@ fn root_on_a_disk_keeps_what_was_written_unless_ephemeral() {
     let before = fs::read(&image).expect("read the image");
     let mmio = Setup {
         transport: "mmio",
-        queues: 2,
+        // A second processor doubles what a boot costs where it is interpreted.
+        queues: if host_kind() == HostKind::Pvm { 1 } else { 2 },
         aio: "threads",
     };
     let (words, lines) = read_words("first");
     let words = format!(
         "rw {words} mayfly.put=/note,second mayfly.delete=/data mayfly.fill=/more,{FILE} \
-         mayfly.sync mayfly.show=/note"
+         mayfly.sync mayfly.show=/note mayfly.reboot"
     );
     let outcome = mmio.boot(&image, ",ephemeral", &words);
-    outcome
-        .ended(0, "power-off")
-        .printed("mayfly-guest: synced");
+    // A restart is as clean an end as the other.
+    outcome.ended(0, "reset").printed("mayfly-guest: synced");
     read_what_was_written(&outcome, &lines);
     // It had what it wrote as long as it ran.
     outcome.printed("mayfly-guest: /note: second");
@@ -128,7 +128,7 @@ fn root_on_a_disk_keeps_what_was_written_unless_ephemeral() {
 }
 
 #[test]
-fn root_on_a_disk_in_every_way_there_is() {
+fn root_on_a_disk_however_it_is_served() {
     if host_kind() == HostKind::Pvm {
         println!("a boot takes many seconds here; this runs on the emulated host");
         return;
@@ -160,7 +160,7 @@ fn every_way(format: &str) {
     }
     let option = format!(",format={format}");
     let mut last: Option<String> = None;
-    for (index, setup) in ways().into_iter().enumerate() {
+    for (index, setup) in ways(format).iter().enumerate() {
         println!("{format} {}", setup.told());
         let name = format!("boot-{index}");
         let (words, lines) = match &last {
@@ -176,19 +176,20 @@ fn every_way(format: &str) {
     }
     let name = last.expect("a boot");
 
-    // What QEMU finds in the image is a clean file system with the last file.
-    if format != "raw" {
-        qemu_img(&["check", "-f", format, text(&image)]);
-    }
     let raw = folder.path().join("converted.raw");
     let bytes = content(&image, format);
     fs::write(&raw, &bytes).expect("write an image");
+    // What QEMU finds in the image is a clean file system with the last file.
     tool("e2fsck", &["-f", "-n", text(&raw)]);
     assert_eq!(file_on_ext4(&raw, "/note"), format!("{name}\n"));
     assert!(file_on_ext4(&raw, "/data").into_bytes() == guest_pattern(FILE));
+    if format == "raw" {
+        return;
+    }
+    qemu_img(&["check", "-f", format, text(&image)]);
 
     // The guest sees the same bytes in all of the disk, which it may not change now.
-    let setup = &ways()[0];
+    let setup = &ways(format)[0];
     let words = "ro mayfly.sum=/dev/vda mayfly.put=/note,changed";
     let outcome = setup.boot(&image, &format!("{option},readonly"), words);
     outcome.ended(0, "power-off");
@@ -211,17 +212,19 @@ fn every_way(format: &str) {
     ]);
 }
 
-fn ways() -> Vec<Setup> {
+/// Half of all ways to have an image of this format: any two choices, of the format, the
+/// transport, the number of queues and the engine, and any three, meet in some boot.
+fn ways(format: &str) -> Vec<Setup> {
     let mut ways = Vec::new();
     for transport in ["pci", "mmio"] {
         for queues in [1, 4] {
-            for aio in ["io_uring", "threads"] {
-                ways.push(Setup {
-                    transport,
-                    queues,
-                    aio,
-                });
-            }
+            let even = (format == "raw") ^ (transport == "pci") ^ (queues == 1);
+            let aio = if even { "io_uring" } else { "threads" };
+            ways.push(Setup {
+                transport,
+                queues,
+                aio,
+            });
         }
     }
     ways

@@ -31,39 +31,48 @@ fn sweep(kind: u8, disk: &str, more: &str) -> String {
     )
 }
 
+/// Two disks in one host, which becomes unusable in the end.
 #[test]
-fn bad_block_of_a_disk_is_an_io_error_for_the_guest() {
-    let folder = image_folder();
-    let disk = VolatileDisk::serve(folder.path(), vec![0; 32 * PIECE]);
-    disk.break_range(5 * PIECE..5 * PIECE + 4096);
+fn bad_block_and_read_only_file_system_are_io_errors_for_the_guest() {
     let mut host = EmulatedHost::new(host_files());
-    let name = host.add_disk(&disk.drive());
-    let script: String = [(0, "io_uring"), (1, "threads")]
+    let folders = [image_folder(), image_folder()];
+    let bad = VolatileDisk::serve(folders[0].path(), vec![0; 32 * PIECE]);
+    bad.break_range(5 * PIECE..5 * PIECE + 4096);
+    let bad_name = host.add_disk(&bad.drive());
+    let ext4 = file_system_with(folders[1].path(), "image.raw");
+    let ext4 = fs::read(&ext4).expect("read the disk");
+    let ext4 = VolatileDisk::serve(folders[1].path(), ext4);
+    let ext4_name = host.add_disk(&ext4.drive());
+
+    let script = sweep_bad_block(&bad_name) + &sweep_read_only(&ext4_name);
+    let outcome = host.run(root(), &["sh", "-c", &script]).unwrap();
+    assert_eq!(outcome.status, 0, "{}", outcome.output);
+    for (text, times) in [
+        // Sector 5 * 128; a read, and a write.
+        ("ok=1f ioerr=1 other=0 first=280 flush=0", 2),
+        ("Input/output error", 2),
+        ("ok=0 ioerr=80 other=0 first=0", 1),
+        ("Read-only file system", 1),
+    ] {
+        let found = outcome.output.matches(text).count();
+        assert_eq!(found, times, "'{text}': {}", outcome.output);
+    }
+}
+
+/// Reads and writes all of a disk with a bad block.
+fn sweep_bad_block(name: &str) -> String {
+    [(0, "io_uring"), (1, "threads")]
         .map(|(kind, aio)| {
             let disk = format!("{name},format=raw,cache=none,aio={aio}");
             format!("{} || exit\n", sweep(kind, &disk, ""))
         })
-        .concat();
-    let outcome = host.run(root(), &["sh", "-c", &script]).unwrap();
-    assert_eq!(outcome.status, 0, "{}", outcome.output);
-    // Sector 5 * 128.
-    let facts = "ok=1f ioerr=1 other=0 first=280 flush=0";
-    let swept = outcome.output.matches(facts).count();
-    assert_eq!(swept, 2, "{}", outcome.output);
-    let told = outcome.output.matches("Input/output error").count();
-    assert_eq!(told, 2, "{}", outcome.output);
+        .concat()
 }
 
-#[test]
-fn file_system_that_becomes_read_only_fails_writes() {
-    let folder = image_folder();
-    let disk = file_system_with(folder.path(), "image.raw");
-    let disk = VolatileDisk::serve(folder.path(), fs::read(&disk).expect("read the disk"));
-    let mut host = EmulatedHost::new(host_files());
-    let name = host.add_disk(&disk.drive());
-    // The guest waits for a key; the host makes everything read-only at once (u), as
-    // a file system does that finds an error.
-    let script = format!(
+/// The guest waits for a key; the host makes everything read-only at once (u), as a
+/// file system does that finds an error.
+fn sweep_read_only(name: &str) -> String {
+    format!(
         "mkdir /disk && mount -t ext4 {name} /disk && mkfifo /tmp/keys && exec 3<>/tmp/keys
          {} </tmp/keys &
          until grep -q ready /tmp/said; do sleep 0.1; done
@@ -72,11 +81,5 @@ fn file_system_that_becomes_read_only_fails_writes() {
          echo >&3
          wait $!; status=$?; cat /tmp/said; exit $status",
         sweep(1, "/disk/image.raw,format=raw,cache=none", "bare.key=1") + " >/tmp/said"
-    );
-    let outcome = host.run(root(), &["sh", "-c", &script]).unwrap();
-    assert_eq!(outcome.status, 0, "{}", outcome.output);
-    let facts = "ok=0 ioerr=80 other=0 first=0";
-    assert!(outcome.output.contains(facts), "{}", outcome.output);
-    let told = outcome.output.matches("Read-only file system").count();
-    assert_eq!(told, 1, "{}", outcome.output);
+    )
 }

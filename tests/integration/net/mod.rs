@@ -1,3 +1,5 @@
 //! Networks: guests on taps, bridges and in user mode, in namespaces of the tests' own.
 
+mod linux;
 mod namespaces;
+mod traffic;

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use super::control_queue::{ControlQueue, Request, Taken};
 use super::course::{Course, Side};
-use super::link::Port;
+use super::link::{Gone, HEADER_LEN, LONGEST_FRAME, Port, Received};
 use super::orders::Order;
 use super::serve::{Failure, Session};
 use super::worker::Worker;
 use crate::devices::virtio::queue::QueueError;
+use crate::memory::IoBuffers;
 
 /// Commands in a round at most.
 const COMMANDS: usize = 16;
+/// Frames that wait on a link at most, more than a tap's queue has unless told otherwise.
+const MOST_WAITING: usize = 4096;
 
 impl Worker {
     /// Sees to what is not about frames.
@@ -33,6 +36,14 @@ impl Worker {
         {
             session.interrupt.config_changed();
         }
+        if std::mem::take(&mut course.doubt) {
+            // There is no room to receive what may have come before the link's end.
+            self.drop_waiting(session);
+        }
+        if self.port.is_gone() {
+            // What waits for room there is to be dropped.
+            course.transmit.becomes_due(Side::Blocked);
+        }
         if std::mem::take(&mut course.commands) {
             course.commands = self.take_commands(session)?;
         }
@@ -41,12 +52,33 @@ impl Worker {
 
     fn carry_out(&mut self, order: Order, session: &Session) -> bool {
         let enabled = self.index < order.pairs;
+        let narrows = self.port.narrows(order.offloads);
         let done = self.port.set_offloads(order.offloads);
         match done.and_then(|()| self.port.set_enabled(enabled)) {
-            Ok(()) => true,
-            Err(error) => {
-                self.lose(&error, session);
-                false
+            Ok(()) if narrows => self.drop_waiting(session),
+            Ok(()) => {}
+            Err(error) => self.lose(&error, session),
+        }
+        !self.port.is_gone()
+    }
+
+    /// Drops the frames that wait on the link: they may be of a kind that the driver
+    /// does not take any more.
+    fn drop_waiting(&mut self, session: &Session) {
+        let nowhere = IoBuffers::new(session.receive.rings.ram().clone(), 0);
+        let mut spill = vec![0; HEADER_LEN + LONGEST_FRAME];
+        for _ in 0..MOST_WAITING {
+            match self.port.receive(&nowhere, &mut spill) {
+                Ok(Received::Nothing) => break,
+                Ok(Received::Frame(_)) => {
+                    if let Some(pair) = self.counters.pair(self.index) {
+                        pair.received.dropped();
+                    }
+                }
+                Err(Gone(error)) => {
+                    self.lose(&error, session);
+                    break;
+                }
             }
         }
     }

@@ -160,7 +160,3 @@ fn gather<'a>(buffers: &[Buffer], ram: &GuestRam, bytes: &'a mut [u8]) -> Option
     }
     bytes.get(..end)
 }
-
-#[cfg(test)]
-#[path = "control_queue_tests.rs"]
-mod tests;

@@ -358,3 +358,13 @@ fn sort_out(
         .map(|queue| ControlQueue::new(queue, QUEUE_SIZE));
     Ok(Queues { pairs, control })
 }
+
+#[cfg(test)]
+#[path = "control_tests.rs"]
+mod control_tests;
+#[cfg(test)]
+#[path = "frames_tests.rs"]
+mod frames_tests;
+#[cfg(test)]
+#[path = "life_cycle_tests.rs"]
+mod life_cycle_tests;

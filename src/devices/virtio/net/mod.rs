@@ -10,6 +10,8 @@ mod control_queue;
 mod counters;
 mod course;
 mod device;
+#[cfg(test)]
+mod device_testing;
 pub mod direction;
 mod endpoint;
 mod features;

@@ -105,19 +105,19 @@ impl Worker {
 
     fn rounds(&mut self, session: &mut Session) -> Result<(), Failure> {
         let mut course = Course::new();
+        // After each look at what has woken the thread: it is not told of it again.
         while !self.control.is_pending() {
-            if self.sleeper.is_stale() {
-                course.note(self.sleeper.wait(Some(Duration::ZERO))?);
-            }
             self.attend(session, &mut course)?;
             self.receive_frames(session, &mut course)?;
             self.send_frames(session, &mut course)?;
             self.tell(session)?;
-            if course.is_due() || self.look_out(session, &mut course) {
-                continue;
-            }
-            if !self.arm(session, &mut course)? {
+            let goes_on = course.is_due()
+                || self.look_out(session, &mut course)
+                || self.arm(session, &mut course)?;
+            if !goes_on {
                 self.sleep(&mut course)?;
+            } else if self.sleeper.is_stale() {
+                course.note(self.sleeper.wait(Some(Duration::ZERO))?);
             }
         }
         Ok(())

@@ -1,7 +1,8 @@
 //! How a queue pair's thread sleeps: in epoll, with one system call a wake-up.
 //!
-//! Every source is edge-triggered: an eventfd is never read, and a link's descriptor is
-//! told of once, whatever is left there. Who is told of something has to remember it.
+//! Sources are edge-triggered: an eventfd is never read, and a link's descriptor is told
+//! of once, whatever is left there. Who is told of something has to remember it. Only
+//! news of the link's state are told of until they are taken.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -52,6 +53,8 @@ pub struct Woken {
     pub readable: bool,
     /// A frame may be sent again, or the link may be gone.
     pub writable: bool,
+    /// The link may be gone.
+    pub failed: bool,
     /// See [`Source::Watch`].
     pub watch: bool,
 }
@@ -70,6 +73,7 @@ impl Woken {
                 let readable = EventFlags::IN | EventFlags::RDHUP | failed;
                 self.readable = flags.intersects(readable);
                 self.writable = flags.intersects(EventFlags::OUT | failed);
+                self.failed = flags.intersects(failed);
             }
             _ => self.watch = true,
         }
@@ -126,7 +130,11 @@ impl Sleeper {
     /// The host's.
     pub fn add(&mut self, source: Source, fd: impl AsFd) -> io::Result<()> {
         self.count_call();
-        epoll::add(&self.epoll, fd, data(source), flags(false))?;
+        let flags = match source {
+            Source::Watch => EventFlags::IN,
+            _ => flags(false),
+        };
+        epoll::add(&self.epoll, fd, data(source), flags)?;
         Ok(())
     }
 
@@ -264,7 +272,7 @@ mod tests {
         sleeper.want_writable(&port, false).unwrap();
         drop(far);
         let woken = sleeper.wait(None).unwrap();
-        assert!(woken.writable && woken.readable);
+        assert!(woken.writable && woken.readable && woken.failed);
         assert_eq!(sleeper.wait(AT_ONCE).unwrap(), Woken::default());
     }
 

@@ -14,6 +14,10 @@ mod ioctl;
 mod netlink;
 mod open;
 mod port;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::os::fd::RawFd;

@@ -212,10 +212,16 @@ fn inherited(
         }
         files.push(file);
     }
-    let Some((first, file)) = first.zip(files.first()) else {
+    let (Some(first), Some(file), Some(&fd)) = (first, files.first(), fds.first()) else {
         return Err(TapError::Pairs(0));
     };
     let interface = here(&first.name, file.as_fd(), questions)?;
+    // TUNGETIFF cannot tell: it sets the bit of IFF_NO_PI whenever the descriptor has no
+    // filter. In another namespace the parent has to be trusted with it.
+    let tap = interface.as_ref().and_then(|interface| interface.tap);
+    if tap.is_some_and(|tap| tap.packet_info) {
+        return Err(wrong_kind(fd, &first, "without IFF_NO_PI"));
+    }
     Ok(Queues {
         multi_queue: first.flags & IFF_MULTI_QUEUE != 0,
         interface,
@@ -247,20 +253,21 @@ fn adopt(fd: RawFd) -> Result<(File, Attached), TapError> {
 
 fn check_kind(fd: RawFd, attached: &Attached) -> Result<(), TapError> {
     let has = |flag| attached.flags & flag != 0;
-    let what = if has(IFF_TUN) {
-        "as a tun (IFF_TUN)"
-    } else if !has(IFF_NO_PI) {
-        "without IFF_NO_PI"
-    } else if !has(IFF_VNET_HDR) {
-        "without IFF_VNET_HDR"
-    } else {
-        return Ok(());
-    };
-    Err(TapError::DescriptorKind {
+    if has(IFF_TUN) {
+        return Err(wrong_kind(fd, attached, "as a tun (IFF_TUN)"));
+    }
+    if !has(IFF_VNET_HDR) {
+        return Err(wrong_kind(fd, attached, "without IFF_VNET_HDR"));
+    }
+    Ok(())
+}
+
+fn wrong_kind(fd: RawFd, attached: &Attached, what: &'static str) -> TapError {
+    TapError::DescriptorKind {
         fd,
         name: attached.name.clone(),
         what,
-    })
+    }
 }
 
 /// The interface of an inherited descriptor, unless it lies in another network
@@ -305,21 +312,23 @@ fn settle(queues: &Queues, options: &TapOptions) -> Result<(Offloads, u16), TapE
 /// What the kernel is able to leave to the reader, tried out, and nothing of it
 /// switched on.
 fn accepted_offloads(queue: BorrowedFd<'_>) -> io::Result<Offloads> {
-    let mut accepted = Offloads {
+    let accepted = try_offloads(|offloads| ioctl::set_offloads(queue, offloads).is_ok());
+    ioctl::set_offloads(queue, Offloads::default())?;
+    Ok(accepted)
+}
+
+/// All that `accepts` has no objection to: all at once, or else one after the other.
+fn try_offloads(mut accepts: impl FnMut(Offloads) -> bool) -> Offloads {
+    let all = Offloads {
         checksum: true,
         tso4: true,
         tso6: true,
         ecn: true,
         uso: true,
     };
-    if ioctl::set_offloads(queue, accepted).is_err() {
-        accepted = accepted_one_by_one(queue);
+    if accepts(all) {
+        return all;
     }
-    ioctl::set_offloads(queue, Offloads::default())?;
-    Ok(accepted)
-}
-
-fn accepted_one_by_one(queue: BorrowedFd<'_>) -> Offloads {
     let fields: [fn(&mut Offloads) -> &mut bool; 5] = [
         |offloads| &mut offloads.checksum,
         |offloads| &mut offloads.tso4,
@@ -332,7 +341,7 @@ fn accepted_one_by_one(queue: BorrowedFd<'_>) -> Offloads {
         let mut with = accepted;
         *field(&mut with) = true;
         // Nothing else goes without checksums.
-        if with.checksum && ioctl::set_offloads(queue, with).is_ok() {
+        if with.checksum && accepts(with) {
             accepted = with;
         }
     }
@@ -349,11 +358,15 @@ fn flags(multi_queue: bool) -> i16 {
 }
 
 fn open_device() -> Result<File, TapError> {
-    ioctl::open_device().map_err(|error| match error.raw_os_error() {
+    ioctl::open_device().map_err(no_device)
+}
+
+fn no_device(error: io::Error) -> TapError {
+    match error.raw_os_error() {
         Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TapError::NoDriver(error),
         Some(libc::EACCES | libc::EPERM) => TapError::DeviceNotPermitted(error),
         _ => TapError::Device(error),
-    })
+    }
 }
 
 fn attach_new(file: BorrowedFd<'_>, name: &str, multi_queue: bool) -> Result<String, TapError> {
@@ -386,5 +399,46 @@ fn setup(action: &'static str, name: &str) -> impl FnOnce(io::Error) -> TapError
         action,
         name,
         source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::one_line::one_line;
+
+    #[test]
+    fn what_an_older_kernel_refuses_is_left_out() {
+        let no_uso = try_offloads(|offloads| !offloads.uso);
+        let expected = Offloads {
+            checksum: true,
+            tso4: true,
+            tso6: true,
+            ecn: true,
+            uso: false,
+        };
+        assert_eq!(no_uso, expected);
+        let only_sums = try_offloads(|offloads| {
+            !(offloads.tso4 || offloads.tso6 || offloads.ecn || offloads.uso)
+        });
+        let expected = Offloads {
+            checksum: true,
+            ..Offloads::default()
+        };
+        assert_eq!(only_sums, expected);
+        let none = try_offloads(|offloads| !offloads.checksum);
+        assert_eq!(none, Offloads::default());
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_device_node_comes_with_advice() {
+        let text = |errno| one_line(&no_device(io::Error::from_raw_os_error(errno)));
+        assert_eq!(
+            text(libc::ENOENT),
+            "cannot open /dev/net/tun; load its driver with 'sudo modprobe tun': No such file or directory (os error 2)"
+        );
+        assert!(text(libc::ENODEV).contains("modprobe tun"));
+        assert!(text(libc::EACCES).contains("sudo chmod 666 /dev/net/tun"));
+        assert!(text(libc::EMFILE).starts_with("cannot open /dev/net/tun: "));
     }
 }

@@ -5,7 +5,8 @@ use std::os::fd::BorrowedFd;
 use super::super::link::LinkWatch;
 use super::netlink::{Change, Interface, News, Questions};
 
-/// Notices taken in at one go, lest a storm of them holds up the guest's frames.
+/// Notices taken in at one go, lest a storm of them holds up the guest's frames. More
+/// than the socket can hold, so that nothing is left that nobody is woken for.
 const MOST_AT_ONCE: usize = 1024;
 
 /// Looks at one interface of the namespace in which it was made.
@@ -100,7 +101,8 @@ impl State {
         }
         self.dropped = interface.dropped.or(self.dropped);
         if interface.moves {
-            // It lives on where it cannot be seen.
+            // It lives on where it cannot be seen: somebody will bring it up there.
+            self.is_up = true;
             self.is_final = true;
         } else {
             self.is_gone();

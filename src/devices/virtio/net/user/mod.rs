@@ -16,6 +16,7 @@ mod guard;
 mod inbox;
 mod outbox;
 mod process;
+mod resolver;
 mod stream;
 mod words;
 

@@ -18,6 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, set_parent_process_de
 use super::UserOptions;
 use super::error::UserError;
 use super::forward::{Forward, Protocol};
+use super::resolver;
 use super::words::Words;
 
 /// How long passt may take to start. It takes some 20 ms; a host may be slow.
@@ -53,18 +54,20 @@ impl Passt {
     /// # Errors
     /// [`UserError`]
     pub(super) fn start(options: &UserOptions, socket: UnixStream) -> Result<Self, UserError> {
-        Self::start_program("passt", std::env::var_os("PATH"), options, socket)
+        let path = std::env::var_os("PATH");
+        Self::start_in(path, options, socket, PATIENCE)
     }
 
-    fn start_program(
-        program: &str,
+    /// The same, with the folders in which passt may lie, and how long it may take.
+    fn start_in(
         path: Option<OsString>,
         options: &UserOptions,
         socket: UnixStream,
+        patience: Duration,
     ) -> Result<Self, UserError> {
         let (words, stderr) = Words::pipe().map_err(UserError::Socket)?;
         let (ready, stdout) = ready_pipe().map_err(UserError::Socket)?;
-        let mut command = Command::new(program);
+        let mut command = Command::new("passt");
         command
             .args(arguments(options, socket.as_raw_fd()))
             .env_clear()
@@ -94,7 +97,7 @@ impl Passt {
         // Our copies of its ends of the pipes and of the socket, so that we see it end.
         drop(command);
         drop(socket);
-        passt.wait_until_ready()?;
+        passt.wait_until_ready(patience)?;
         Ok(passt)
     }
 
@@ -105,8 +108,8 @@ impl Passt {
 
     /// Waits for passt to write its number to the file that it is told of, which it
     /// does last, after it has opened the forwarded ports and confined itself.
-    fn wait_until_ready(&mut self) -> Result<(), UserError> {
-        let deadline = Instant::now() + PATIENCE;
+    fn wait_until_ready(&mut self, patience: Duration) -> Result<(), UserError> {
+        let deadline = Instant::now() + patience;
         let in_time = wait_readable(&self._ready, deadline).map_err(UserError::Start)?;
         if in_time && matches!(rustix::io::read(&self._ready, &mut [0; 16]), Ok(1..)) {
             return Ok(());
@@ -114,7 +117,7 @@ impl Passt {
         let mut said = self.words.hear();
         if !in_time {
             return Err(UserError::NotReady {
-                after: PATIENCE,
+                after: patience,
                 said: said.pop(),
             });
         }
@@ -159,6 +162,9 @@ fn arguments(options: &UserOptions, socket: RawFd) -> Vec<String> {
     let udp = |forward: &Forward| forward.protocol == Protocol::Udp;
     if !options.forwards.iter().any(udp) {
         arguments.push("--no-map-gw".to_owned());
+        for server in resolver::servers_to_tell() {
+            arguments.extend(["--dns".to_owned(), server.to_string()]);
+        }
     }
     arguments.extend(options.forwards.iter().flat_map(Forward::arguments));
     arguments
@@ -203,3 +209,7 @@ fn wait_readable(fd: impl AsFd, deadline: Instant) -> io::Result<bool> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "process_tests.rs"]
+mod tests;

@@ -161,3 +161,7 @@ fn set_buffer(socket: &UnixStream, len: libc::c_int) -> io::Result<()> {
         Err(io::Error::last_os_error())
     }
 }
+
+#[cfg(test)]
+#[path = "stream_tests.rs"]
+mod tests;

@@ -25,6 +25,7 @@ const IFLA_NEW_NETNSID: u16 = 45;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_TUN_TYPE: u16 = 3;
+const IFLA_TUN_PI: u16 = 4;
 const IFLA_TUN_MULTI_QUEUE: u16 = 7;
 const IFLA_TUN_NUM_QUEUES: u16 = 8;
 const IFLA_TUN_NUM_DISABLED_QUEUES: u16 = 9;
@@ -58,6 +59,8 @@ pub(in super::super) struct Interface {
 /// A tap among the interfaces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Tap {
+    /// Packet information precedes each frame, in front of everything else.
+    pub(in super::super) packet_info: bool,
     /// It was made to have several queues.
     pub(in super::super) multi_queue: bool,
     /// Queues that it has now, if it is one for several.
@@ -199,6 +202,7 @@ fn tap(link_info: &[u8]) -> Option<Tap> {
     for (kind, value) in attributes(find(IFLA_INFO_DATA)?.1) {
         match kind {
             IFLA_TUN_TYPE => kind_of_tun = *value.first()?,
+            IFLA_TUN_PI => tap.packet_info = *value.first()? != 0,
             IFLA_TUN_MULTI_QUEUE => tap.multi_queue = *value.first()? != 0,
             IFLA_TUN_NUM_QUEUES | IFLA_TUN_NUM_DISABLED_QUEUES => {
                 tap.queues = tap.queues.saturating_add(u32_at(value, 0)?);
@@ -236,3 +240,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 pub(super) fn error(errno: i32) -> io::Error {
     io::Error::from_raw_os_error(errno)
 }
+
+#[cfg(test)]
+#[path = "message_tests.rs"]
+mod tests;

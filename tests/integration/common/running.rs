@@ -1,0 +1,125 @@
+//! A `mayfly` that runs while the test goes on.
+
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::Outcome;
+use super::run::{LIMIT, wait_limited};
+
+/// How often it is looked at.
+const GLANCE: Duration = Duration::from_millis(5);
+
+/// A started `mayfly`, killed when it is dropped.
+pub struct Running {
+    child: Child,
+    started: Instant,
+    stdout: Pipe,
+    stderr: Pipe,
+}
+
+/// What has come out of a pipe so far.
+struct Pipe {
+    text: Arc<Mutex<Vec<u8>>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    pub(super) fn start(mut command: Command) -> Self {
+        let started = Instant::now();
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start mayfly");
+        Self {
+            stdout: Pipe::new(child.stdout.take().expect("a pipe")),
+            stderr: Pipe::new(child.stderr.take().expect("a pipe")),
+            child,
+            started,
+        }
+    }
+
+    /// Waits until `text` stands on its standard output.
+    #[track_caller]
+    pub fn wait_for(&mut self, text: &str) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            // What it prints last is read after its end at the latest.
+            let ended = self.child.try_wait().expect("wait for mayfly").is_some();
+            if ended {
+                self.join();
+            }
+            if self.stdout.text().contains(text) {
+                return;
+            }
+            let late = Instant::now() >= end;
+            assert!(!ended && !late, "no '{text}': {}", self.so_far());
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// What it has printed, for failures.
+    fn so_far(&self) -> String {
+        let (stdout, stderr) = (self.stdout.text(), self.stderr.text());
+        format!("--- stdout so far\n{stdout}\n--- stderr so far\n{stderr}")
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn outcome(mut self) -> Outcome {
+        let status = wait_limited(&mut self.child, LIMIT);
+        self.join();
+        let outcome = Outcome {
+            code: status.and_then(|status| status.code()).unwrap_or(-1),
+            stdout: self.stdout.text(),
+            stderr: self.stderr.text(),
+            elapsed: self.started.elapsed(),
+        };
+        assert!(
+            status.is_some(),
+            "mayfly did not end in {LIMIT:?}: {outcome}"
+        );
+        outcome
+    }
+
+    fn join(&mut self) {
+        for pipe in [&mut self.stdout, &mut self.stderr] {
+            if let Some(reader) = pipe.reader.take() {
+                reader.join().expect("the reading thread");
+            }
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Pipe {
+    fn new(mut pipe: impl Read + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(Vec::new()));
+        let so_far = Arc::clone(&text);
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+                let mut text = so_far.lock().expect("nobody panics with it");
+                text.extend(&buffer[..length]);
+            }
+        });
+        Self {
+            text,
+            reader: Some(reader),
+        }
+    }
+
+    fn text(&self) -> String {
+        let text = self.text.lock().expect("nobody panics with it");
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
