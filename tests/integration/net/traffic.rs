@@ -33,7 +33,7 @@ pub fn sum(bytes: usize) -> u64 {
 }
 
 /// Sends that much of the pattern and the end.
-fn send_pattern(stream: &mut TcpStream, bytes: usize) {
+pub fn send_pattern(stream: &mut TcpStream, bytes: usize) {
     for block in blocks(bytes) {
         stream.write_all(&block).expect("send to a guest");
     }
@@ -41,7 +41,7 @@ fn send_pattern(stream: &mut TcpStream, bytes: usize) {
 }
 
 /// Receives that much of the pattern and the end, and nothing else.
-fn receive_pattern(stream: &mut TcpStream, bytes: usize) {
+pub fn receive_pattern(stream: &mut TcpStream, bytes: usize) {
     let mut received = Vec::with_capacity(BLOCK);
     for block in blocks(bytes) {
         received.clear();
@@ -112,7 +112,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn new(serve: impl FnOnce() + Send + 'static) -> Self {
+    pub fn new(serve: impl FnOnce() + Send + 'static) -> Self {
         let (sender, done) = channel();
         thread::spawn(move || {
             serve();
