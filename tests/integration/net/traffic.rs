@@ -53,17 +53,15 @@ pub fn receive_pattern(stream: &mut TcpStream, bytes: usize) {
     assert_eq!(more, 0, "a guest sent more than it was to");
 }
 
-/// Listens, and accepts so many connections one after the other: receives `theirs` bytes
-/// of the pattern and the end on each, and then sends `ours`.
-pub fn serve_tcp(port: u16, connections: usize, theirs: usize, ours: usize) -> Server {
+/// Listens, and accepts one connection: receives `theirs` bytes of the pattern and the
+/// end, and then sends `ours`.
+pub fn serve_tcp(port: u16, theirs: usize, ours: usize) -> Server {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("listen");
     Server::new(move || {
-        for _ in 0..connections {
-            let (mut stream, _) = listener.accept().expect("accept a guest's connection");
-            stream.set_read_timeout(Some(LIMIT)).expect("set a limit");
-            receive_pattern(&mut stream, theirs);
-            send_pattern(&mut stream, ours);
-        }
+        let (mut stream, _) = listener.accept().expect("accept a guest's connection");
+        stream.set_read_timeout(Some(LIMIT)).expect("set a limit");
+        receive_pattern(&mut stream, theirs);
+        send_pattern(&mut stream, ours);
     })
 }
 

@@ -189,6 +189,26 @@ fn the_driver_chooses_what_the_host_may_leave_to_it() {
     });
 }
 
+/// What waits on the link was made for a driver that takes more.
+#[test]
+fn frames_of_a_kind_that_is_not_taken_any_more_are_dropped() {
+    let making = Making {
+        offloads: ALL,
+        ..PLAIN
+    };
+    let mut guest = Guest::with(making, USUAL | 1 << 1 | 1 << 2);
+    assert_eq!(guest.command(&use_offloads(1 << 1)), OK);
+    for number in 0..5 {
+        guest.peers[0].send(&plain(&frame(number, 60)));
+    }
+    assert_eq!(guest.command(&use_offloads(0)), OK);
+    assert_eq!(guest.net.counters().totals().dropped_received, 5);
+    guest.peers[0].send(&plain(&frame(9, 61)));
+    guest.offer(0, 2);
+    guest.receiveq(0).kick();
+    assert_eq!(guest.receiveq(0).wait_used().1, 12 + 61);
+}
+
 #[test]
 fn garbage_is_refused_and_harms_nobody() {
     let mut guest = Guest::with(FOUR, USUAL | F_MQ);
