@@ -140,7 +140,7 @@ fn an_unprivileged_guest_has_a_network_and_is_reached_by_a_forward() {
         let words = format!(
             "mayfly.link=eth0 mayfly.ping={SERVER},3 mayfly.resolve=server.test \
              mayfly.tcp={SERVER},{TCP},{FROM_GUEST} mayfly.tcp={ROUTER},{TCP},{FROM_GUEST} \
-             mayfly.udp={ROUTER},{UDP},1,1472,9000,60000 \
+             mayfly.udp={ROUTER},{UDP},1,1472,9000,65492 \
              mayfly.tcp-serve={GUEST_TCP},{FROM_GUEST}"
         );
         let mayfly = Mayfly::new(["run", "--json", "--net", &net, "--cmdline", &words]);
