@@ -322,15 +322,20 @@ config_writes:
     CHECK "the address cannot be written"
     jmp serves
 
+/* With and without a driver in between. */
 idle_resets:
-    mov $2000, %r12d
+    mov $500, %r12d
 1:  call restart
     dec %r12d
     jnz 1b
+    mov $2000, %r12d
+2:  call virtio_reset
+    dec %r12d
+    jnz 2b
     ret
 
 busy_resets:
-    mov $500, %r12d
+    mov $300, %r12d
 1:  call restart
     mov $100, %esi
     mov $1514, %edx

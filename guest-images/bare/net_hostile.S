@@ -89,7 +89,7 @@ split:
     ret
 
 long_frames:
-    .irp length, 65550, 65551, 0x11000, 1 << 20, 8 << 20
+    .irp length, 65554, 65555, 0x11000, 1 << 20, 8 << 20
     call plain
     movl $\length, D1 + D_LENGTH
     DROPPED "a frame of \length bytes"
