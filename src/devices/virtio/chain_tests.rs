@@ -232,3 +232,20 @@ fn flags_without_meaning_are_ignored() {
     assert!(bench.is_sound());
     assert_eq!(bench.lengths(), (vec![1], vec![]));
 }
+
+/// Those of a table are not the queue's.
+#[test]
+fn the_queues_own_descriptors_are_counted() {
+    let mut bench = Bench::new(F_INDIRECT);
+    bench.driver.add(&[readable(DATA, 1); 3]);
+    assert!(bench.is_sound());
+    assert_eq!(bench.chain.descriptors, 3);
+    bench.driver.add_indirect(TABLE, &[readable(DATA, 1); 7]);
+    assert!(bench.is_sound());
+    assert_eq!(bench.chain.descriptors, 1);
+    bench.driver.put(6, DATA, 1, NEXT, 7);
+    bench.driver.put(7, TABLE, 7 * 16, INDIRECT, 0);
+    bench.driver.offer(6);
+    assert!(bench.is_sound());
+    assert_eq!(bench.chain.descriptors, 2);
+}

@@ -249,3 +249,79 @@ fn kicks_are_asked_for_by_event() {
     driver.add(&[writable(0x1000, 1)]);
     assert!(queue.enable_kicks().unwrap());
 }
+
+#[test]
+fn chains_are_returned_together() {
+    let mut driver = driver();
+    let mut queue = driver.queue(0);
+    for round in 0..7 {
+        for _ in 0..5 {
+            driver.add(&[writable(0x1000, 1)]);
+        }
+        let mut chain = Chain::with_capacity(SIZE);
+        let mut heads = Vec::new();
+        while queue.pop(&mut chain).unwrap() {
+            heads.push(chain.head);
+        }
+        let index = driver.used_index();
+        let all = heads.iter().enumerate().map(|(nth, head)| {
+            assert_eq!(driver.used_index(), index, "none is seen before the last");
+            (*head, 100 + nth as u32)
+        });
+        queue.push_used_together(all).unwrap();
+        assert_eq!(driver.used_index(), 5 * (round + 1));
+        assert_eq!(queue.state().next_used, 5 * (round + 1));
+        for (nth, head) in heads.iter().enumerate() {
+            let expected = (u32::from(*head), 100 + nth as u32);
+            assert_eq!(driver.take_used(), Some(expected));
+        }
+        assert_eq!(driver.take_used(), None);
+    }
+    queue.push_used_together([]).unwrap();
+    assert_eq!(driver.used_index(), 35);
+}
+
+/// The event may be any of those returned together.
+#[test]
+fn one_interrupt_is_for_all_that_were_returned_together() {
+    for (event, wanted) in [(0, true), (3, true), (4, true), (5, false), (65535, false)] {
+        let mut driver = driver();
+        let mut queue = driver.queue(F_EVENT_IDX);
+        driver.set_used_event(event);
+        let mut chain = Chain::with_capacity(SIZE);
+        for _ in 0..5 {
+            driver.add(&[writable(0x1000, 1)]);
+            assert_eq!(queue.pop(&mut chain), Ok(true));
+        }
+        queue.push_used(0, 1).unwrap();
+        queue
+            .push_used_together((1..5).map(|head| (head, 1)))
+            .unwrap();
+        assert_eq!(queue.needs_interrupt(), Ok(wanted), "{event}");
+        assert_eq!(queue.needs_interrupt(), Ok(false));
+    }
+}
+
+#[test]
+fn chains_that_are_put_back_are_taken_again() {
+    let mut driver = driver();
+    let mut queue = driver.queue(0);
+    let heads: Vec<_> = (0..6)
+        .map(|nth| driver.add(&[writable(0x1000 * nth, 1)]))
+        .collect();
+    let mut chain = Chain::with_capacity(SIZE);
+    for _ in 0..4 {
+        assert_eq!(queue.pop(&mut chain), Ok(true));
+    }
+    queue.push_used(heads[0], 1).unwrap();
+    queue.untake(2);
+    assert_eq!(queue.state().next_available, 2);
+    assert_eq!(queue.has_more(), Ok(true));
+    for head in &heads[2..] {
+        assert_eq!(queue.pop(&mut chain), Ok(true));
+        assert_eq!(chain.head, *head);
+    }
+    // What was returned cannot be put back.
+    queue.untake(100);
+    assert_eq!(queue.state().next_available, 1);
+}

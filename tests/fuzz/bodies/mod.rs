@@ -15,6 +15,7 @@ pub mod qcow2_check;
 pub mod script;
 pub mod virtio_block;
 pub mod virtio_mmio;
+pub mod virtio_net;
 pub mod virtio_pci;
 pub mod virtio_queue;
 
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("kernel_file", kernel_file::run),
     ("payload", payload::run),
     ("virtio_block", virtio_block::run),
+    ("virtio_net", virtio_net::run),
     ("virtio_pci", virtio_pci::run),
     ("virtio_queue", virtio_queue::run),
     ("virtio_mmio", virtio_mmio::run),

@@ -36,7 +36,7 @@ pub fn copy_sparse(from: &Path, to: &Path) {
     sparse_file(to, content.len() as u64);
     let file = File::options().write(true).open(to).expect("open a copy");
     for (index, piece) in content.chunks(PIECE).enumerate() {
-        if piece.iter().any(|byte| *byte != 0) {
+        if piece != &[0; PIECE][..piece.len()] {
             file.write_all_at(piece, (index * PIECE) as u64)
                 .expect("write a copy");
         }

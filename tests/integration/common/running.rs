@@ -61,6 +61,11 @@ impl Running {
         }
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it has printed, for failures.
     fn so_far(&self) -> String {
         let (stdout, stderr) = (self.stdout.text(), self.stderr.text());

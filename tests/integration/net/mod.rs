@@ -3,3 +3,4 @@
 mod linux;
 mod namespaces;
 mod traffic;
+mod user;

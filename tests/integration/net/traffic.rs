@@ -33,7 +33,7 @@ pub fn sum(bytes: usize) -> u64 {
 }
 
 /// Sends that much of the pattern and the end.
-fn send_pattern(stream: &mut TcpStream, bytes: usize) {
+pub fn send_pattern(stream: &mut TcpStream, bytes: usize) {
     for block in blocks(bytes) {
         stream.write_all(&block).expect("send to a guest");
     }
@@ -41,7 +41,7 @@ fn send_pattern(stream: &mut TcpStream, bytes: usize) {
 }
 
 /// Receives that much of the pattern and the end, and nothing else.
-fn receive_pattern(stream: &mut TcpStream, bytes: usize) {
+pub fn receive_pattern(stream: &mut TcpStream, bytes: usize) {
     let mut received = Vec::with_capacity(BLOCK);
     for block in blocks(bytes) {
         received.clear();
@@ -53,17 +53,15 @@ fn receive_pattern(stream: &mut TcpStream, bytes: usize) {
     assert_eq!(more, 0, "a guest sent more than it was to");
 }
 
-/// Listens, and accepts so many connections one after the other: receives `theirs` bytes
-/// of the pattern and the end on each, and then sends `ours`.
-pub fn serve_tcp(port: u16, connections: usize, theirs: usize, ours: usize) -> Server {
+/// Listens, and accepts one connection: receives `theirs` bytes of the pattern and the
+/// end, and then sends `ours`.
+pub fn serve_tcp(port: u16, theirs: usize, ours: usize) -> Server {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("listen");
     Server::new(move || {
-        for _ in 0..connections {
-            let (mut stream, _) = listener.accept().expect("accept a guest's connection");
-            stream.set_read_timeout(Some(LIMIT)).expect("set a limit");
-            receive_pattern(&mut stream, theirs);
-            send_pattern(&mut stream, ours);
-        }
+        let (mut stream, _) = listener.accept().expect("accept a guest's connection");
+        stream.set_read_timeout(Some(LIMIT)).expect("set a limit");
+        receive_pattern(&mut stream, theirs);
+        send_pattern(&mut stream, ours);
     })
 }
 
@@ -112,7 +110,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn new(serve: impl FnOnce() + Send + 'static) -> Self {
+    pub fn new(serve: impl FnOnce() + Send + 'static) -> Self {
         let (sender, done) = channel();
         thread::spawn(move || {
             serve();

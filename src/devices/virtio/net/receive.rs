@@ -332,5 +332,5 @@ fn copy_to(ram: &GuestRam, chain: &Chain, data: &[u8]) -> Result<usize, QueueErr
 }
 
 #[cfg(test)]
-#[path = "receive_tests.rs"]
+#[path = "receive_tests/mod.rs"]
 mod tests;
