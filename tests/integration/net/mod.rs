@@ -2,4 +2,5 @@
 
 mod linux;
 mod namespaces;
+mod new_tap;
 mod traffic;
