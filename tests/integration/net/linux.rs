@@ -220,7 +220,7 @@ fn talk(first: Guest, second: Guest) {
         exchange_by_udp(guest, GUEST_UDP, &[7; 65507]);
         stop(guest, GUEST_UDP);
     }
-    servers.into_iter().for_each(Server::is_done);
+    servers.into_iter().for_each(Server::finish);
     let one = one.outcome();
     two.wait_for(&format!("udp-serve {GUEST_UDP}: datagrams=2 "));
     lose_links(&second, &mut two);

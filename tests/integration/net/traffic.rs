@@ -134,7 +134,7 @@ impl Server {
 
     /// Waits until all has come and gone as it was to.
     #[track_caller]
-    pub fn is_done(self) {
+    pub fn finish(self) {
         let done = self.done.recv_timeout(LIMIT);
         assert!(done.is_ok(), "a server of guests failed: {done:?}");
     }

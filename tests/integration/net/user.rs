@@ -61,7 +61,7 @@ fn serve_tcp(connections: usize) -> Server {
         for _ in 0..connections {
             let (mut stream, _) = listener.accept().expect("accept a guest's connection");
             send_pattern(&mut stream, TO_GUEST);
-            receive_pattern(&mut stream, FROM_GUEST);
+            receive_pattern(&stream, FROM_GUEST);
         }
     })
 }
@@ -148,7 +148,7 @@ fn an_unprivileged_guest_has_a_network_and_is_reached_by_a_forward() {
         running.wait_for(&format!("tcp-serve {GUEST_TCP}: ready"));
         let passt = passt_of(running.id());
         exchange_by_tcp(Ipv4Addr::LOCALHOST, FORWARDED_TCP, FROM_GUEST, FROM_GUEST);
-        server.is_done();
+        server.finish();
         let outcome = running.outcome();
         outcome.ended(0, "power-off");
         assert!(!is_there(passt), "{outcome}");
