@@ -54,7 +54,6 @@ struct Shared {
     bytes: AtomicU64,
     pings: AtomicU64,
     forbidden: AtomicU64,
-    foreign: AtomicU64,
     lost: AtomicU64,
 }
 
@@ -96,11 +95,6 @@ impl Peer {
     /// Frames that no device ought to have let pass.
     pub fn forbidden(&self) -> u64 {
         self.shared.forbidden.load(Ordering::SeqCst)
-    }
-
-    /// Frames of the guest that are none of the above.
-    pub fn foreign(&self) -> u64 {
-        self.shared.foreign.load(Ordering::SeqCst)
     }
 
     /// Frames that came faster than they could be looked at; only their number is known,
@@ -209,10 +203,7 @@ impl Server {
                 self.shared.forbidden.fetch_add(1, Ordering::SeqCst);
                 Ok(false)
             }
-            _ => {
-                self.shared.foreign.fetch_add(1, Ordering::SeqCst);
-                Ok(false)
-            }
+            _ => Ok(false),
         }
     }
 

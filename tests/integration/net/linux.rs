@@ -22,6 +22,9 @@ const GUEST_UDP: u16 = 7;
 /// Of the server of a guest whose link has come back.
 const AFTERWARDS: u16 = 17;
 
+/// Bytes in each direction of the connection that the host opens.
+const TO_GUEST: usize = 10_000;
+
 /// How much a guest exchanges, by the kind of host: where its kernel is interpreted, a
 /// MiB takes ten seconds, and where all of the host is emulated, one without offloads
 /// takes half a second.
@@ -217,7 +220,7 @@ fn talk(first: Guest, second: Guest) {
         exchange_by_udp(guest, GUEST_UDP, &[7; 65507]);
         stop(guest, GUEST_UDP);
     }
-    servers.into_iter().for_each(Server::is_done);
+    servers.into_iter().for_each(Server::finish);
     let one = one.outcome();
     two.wait_for(&format!("udp-serve {GUEST_UDP}: datagrams=2 "));
     lose_links(&second, &mut two);
@@ -227,7 +230,7 @@ fn talk(first: Guest, second: Guest) {
         println!("{guest:?} after {:?}", outcome.elapsed);
         outcome.ended(0, "power-off");
         guest.has_talked_with_host(outcome, &amounts);
-        counted(outcome, amounts.with_host(&guest));
+        counted(&guest, outcome, amounts.with_host(&guest));
     }
     let sums = format!("sent={bytes} received={bytes} fnv={}\n", sum(bytes));
     one.printed(&format!("mayfly-guest: tcp-serve {GUEST_TCP}: {sums}"));
@@ -235,6 +238,7 @@ fn talk(first: Guest, second: Guest) {
         .printed(&format!("mayfly-guest: ping {FIRST}: answers=3 of 3\n"));
     all_echoed(&two, FIRST, amounts.datagrams.len());
     assert_eq!(link_states(&two), ["down", "up", "down"], "{two}");
+    assert!(two.stderr.contains("eth0: the link is gone"), "{two}");
 }
 
 /// The tap goes down and comes up, and then it is deleted; the guest lives on each time.
@@ -278,14 +282,25 @@ fn link_states(outcome: &Outcome) -> Vec<String> {
     states.map(str::to_string).collect()
 }
 
-/// The machine's own numbers are at least those of what must have passed.
+/// The machine's own numbers are at least those of what must have passed, in frames that
+/// are longer than a packet of the network exactly where segments are left to others.
 #[track_caller]
-fn counted(outcome: &Outcome, bytes: usize) {
+fn counted(guest: &Guest, outcome: &Outcome, bytes: usize) {
+    /// Of an Ethernet header and a packet of 1500 bytes.
+    const FRAME: u64 = 1514;
     let json = outcome.json();
     let net = &json["nets"][0];
-    for name in ["bytes_received", "bytes_sent"] {
-        let count = net[name].as_u64();
-        let enough = count.is_some_and(|count| count > bytes as u64);
-        assert!(enough, "{name}={count:?}: {outcome}");
+    for direction in ["received", "sent"] {
+        let number = |name: &str| net[format!("{name}_{direction}")].as_u64();
+        let (sum, frames) = (number("bytes"), number("frames"));
+        let (Some(sum), Some(frames)) = (sum, frames) else {
+            panic!("no numbers: {outcome}");
+        };
+        assert!(sum > bytes as u64, "{sum} bytes {direction}: {outcome}");
+        let long = sum > frames * FRAME;
+        assert_eq!(
+            long, guest.offload,
+            "{frames} frames {direction}: {outcome}"
+        );
     }
 }

@@ -34,8 +34,14 @@ fn guest(name: &str, transport: &str, options: &str, words: &str) -> Mayfly {
 /// Runs `body` with a tap and the peer at it.
 #[track_caller]
 fn with_peer<T: Send>(body: impl FnOnce(&Peer) -> T + Send) -> T {
+    with_peer_at(Queues::One, body)
+}
+
+/// The same with a tap made for that many.
+#[track_caller]
+fn with_peer_at<T: Send>(queues: Queues, body: impl FnOnce(&Peer) -> T + Send) -> T {
     in_namespace(|| {
-        tap(TAP, Queues::One);
+        tap(TAP, queues);
         body(&Peer::start(TAP))
     })
 }
