@@ -18,13 +18,14 @@ fn survives(name: &str, transport: &str, words: &str, cases: usize) {
 /// The same with a device of one or of two queue pairs, of which the guest uses one.
 #[track_caller]
 fn survives_at(queues: Queues, name: &str, transport: &str, words: &str, cases: usize) {
-    let options = match queues {
-        Queues::One => "",
-        Queues::Many => ",queues=2",
+    let (options, cpus) = match queues {
+        Queues::One => ("", "1"),
+        Queues::Many => (",queues=2", "2"),
     };
     with_peer_at(queues, |peer| {
         let words = format!("bare.ram={} {words}", 64 << 20);
-        let outcome = guest(name, transport, options, &words).outcome();
+        let outcome = guest(name, transport, options, &words);
+        let outcome = outcome.args(["--cpus", cpus]).outcome();
         outcome.all_held();
         let alive = outcome.guest().matches(" alive").count();
         assert_eq!(alive, cases, "cases survived: {outcome}");
