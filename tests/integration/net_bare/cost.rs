@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{TRANSPORTS, guest, with_peer};
+use super::{guest, transports, with_peer};
 
 /// Frames for Ethernet that a big segment stands for.
 const PIECES: f64 = 45.0;
@@ -52,8 +52,8 @@ const BOUNDS: [(&str, bool, f64, f64); 4] = [
 /// What a frame more costs in system calls; whatever disturbs adds some, as where the
 /// peer and the device take turns on one processor.
 fn calls_a_frame(transport: &str, words: &str, sends: bool) -> f64 {
-    const FEW: u64 = 1000;
-    const MORE: u64 = 4000;
+    const FEW: u64 = 200;
+    const MORE: u64 = 1000;
     let few = cost(transport, words, FEW);
     let many = cost(transport, words, FEW + MORE);
     let passed = match sends {
@@ -69,7 +69,7 @@ fn calls_a_frame(transport: &str, words: &str, sends: bool) -> f64 {
 #[test]
 fn a_kick_is_no_exit_and_a_frame_few_system_calls() {
     const TRIES: usize = 4;
-    for transport in TRANSPORTS {
+    for transport in transports() {
         for (words, sends, bound, packets) in BOUNDS {
             let mut tries = (0..TRIES).map(|_| {
                 let calls = calls_a_frame(transport, words, sends) / packets;
