@@ -11,7 +11,7 @@
 //! Another kernel or QEMU gives other numbers, so the baseline names its own.
 //!
 //! `-- disk` counts instructions a disk request instead, Mayfly's and QEMU's, and
-//! fails if Mayfly's are more.
+//! fails if Mayfly's are more; `-- net` does so with frames of a network device.
 
 #[path = "../integration/common/mod.rs"]
 #[allow(
@@ -31,6 +31,10 @@ mod disk;
 mod emulated_host;
 #[path = "disk/machines.rs"]
 mod machines;
+#[path = "instructions/net.rs"]
+mod net;
+#[path = "net/machines.rs"]
+mod net_machines;
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -52,6 +56,13 @@ const LINUX_RUNS: usize = 12;
 /// KVM is not to poll for a halted guest's next interrupt: the kernel would charge it
 /// with the wait, which hangs on where its timer ticks fall.
 const NO_POLLING: &str = "echo 0 >/sys/module/kvm/parameters/halt_poll_ns || exit\n";
+/// Firmware that QEMU looks for.
+const FIRMWARE: [&str; 4] = [
+    "/usr/share/qemu/qboot.rom",
+    "/usr/share/seabios/bios-microvm.bin",
+    "/usr/share/qemu/pvh.bin",
+    "/usr/share/qemu/linuxboot_dma.bin",
+];
 /// The kept numbers.
 const BASELINE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/baseline.json");
 
@@ -74,13 +85,22 @@ struct Start {
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
-    let asked = |what| std::env::args().any(|argument| argument == what);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [word, command @ ..] = &arguments[..]
+        && word == net::PEER
+    {
+        return net::beside_peer(command);
+    }
+    let asked = |what| arguments.iter().any(|argument| argument == what);
+    let verdict = |kept| match kept {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    };
     if asked("disk") {
-        return Ok(if disk::judge()? {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        });
+        return Ok(verdict(disk::judge()?));
+    }
+    if asked("net") {
+        return Ok(verdict(net::judge()?));
     }
     let write = asked("--write");
     let now = Counts {

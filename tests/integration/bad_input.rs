@@ -71,7 +71,9 @@ fn refuses(code: i32, words: &[&str], command: Mayfly) {
         test_kill_process_group(group).is_err(),
         "a process is left: {all}"
     );
-    let left = files_below(empty.path());
+    let mut left = files_below(empty.path());
+    // A slow host may take so long that the kernel's hash is worth remembering.
+    left.retain(|path| !path.starts_with(empty.path().join("cache/by-file")));
     assert!(left.is_empty(), "{left:?} left: {all}");
 }
 

@@ -46,9 +46,12 @@ impl Image {
     }
 
     fn in_directory(directory: TempDir) -> Self {
-        let content: Vec<u8> = (0..SIZE)
-            .map(|place| ((place / BLOCK) * 7 + place % 251) as u8)
-            .collect();
+        let ramp: Vec<u8> = (0..=250).cycle().take(251 + BLOCK).collect();
+        let mut content = Vec::with_capacity(SIZE);
+        for page in 0..SIZE / BLOCK {
+            content.extend_from_slice(&(page as u64).to_le_bytes());
+            content.extend_from_slice(&ramp[page % 251..][..BLOCK - 8]);
+        }
         fs::write(directory.path().join("disk.raw"), &content).expect("write the image");
         Self { directory, content }
     }
@@ -65,8 +68,9 @@ impl Image {
     fn is_unchanged(&self) {
         let now = self.now();
         assert_eq!(now.len(), SIZE, "the image's size has changed");
-        let changed = (0..SIZE).find(|&place| now[place] != self.content[place]);
-        assert_eq!(changed, None, "a byte of the image has changed");
+        let pages = now.chunks(BLOCK).zip(self.content.chunks(BLOCK));
+        let changed = pages.into_iter().position(|(now, then)| now != then);
+        assert_eq!(changed, None, "a page of the image has changed");
     }
 }
 

@@ -176,7 +176,7 @@ fn boots_in_a_row_are_all_the_same() {
         return;
     }
     let _turn = turn_to_boot();
-    for round in 0..8 {
+    for round in 0..5 {
         let outcome = boot("vmlinux", "").outcome();
         outcome.ended(0, "power-off");
         println!("boot {round}: {:?}", outcome.elapsed);

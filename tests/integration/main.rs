@@ -17,6 +17,7 @@ mod json;
 mod linux;
 mod memory;
 mod net;
+mod net_bare;
 mod pause;
 mod serial;
 mod startup;

@@ -7,7 +7,7 @@ enum {
 	/* Of an IP header without options, which a raw socket gets too. */
 	IP_HEADER = 20,
 	/* How long an answer may take, in milliseconds. */
-	PATIENCE = 5000,
+	PATIENCE = 10000,
 };
 
 /* The ones' complement of the ones' complement sum of all 16-bit words (RFC 1071). */

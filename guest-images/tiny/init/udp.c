@@ -4,7 +4,7 @@ enum {
 	ECONNREFUSED = 111,
 	/* How often a datagram is sent, and how long its echo may take, in milliseconds. */
 	TRIES = 3,
-	PATIENCE = 5000,
+	PATIENCE = 10000,
 	LONGEST = 65507,
 	/* How long it may take until somebody listens, and a pause between two tries. */
 	LATENESS = 60000,

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::machines::{Machine, Workload};
-use super::{NO_POLLING, counts_of_each, emulated_host, shell_words};
+use super::{FIRMWARE, NO_POLLING, counts_of_each, emulated_host, shell_words};
 
 /// N.
 const REQUESTS: u64 = 1000;
@@ -21,13 +21,6 @@ const REQUESTS: u64 = 1000;
 const RUNS: usize = 3;
 /// The disk, on the emulated host's ext4.
 const IMAGE: &str = "/root/disk.raw";
-/// Firmware that QEMU looks for.
-const FIRMWARE: [&str; 4] = [
-    "/usr/share/qemu/qboot.rom",
-    "/usr/share/seabios/bios-microvm.bin",
-    "/usr/share/qemu/pvh.bin",
-    "/usr/share/qemu/linuxboot_dma.bin",
-];
 /// QEMU's processor, without what SVM emulated by QEMU cannot give.
 const PROCESSOR: &str = "host";
 

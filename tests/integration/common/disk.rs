@@ -36,7 +36,7 @@ pub fn copy_sparse(from: &Path, to: &Path) {
     sparse_file(to, content.len() as u64);
     let file = File::options().write(true).open(to).expect("open a copy");
     for (index, piece) in content.chunks(PIECE).enumerate() {
-        if piece.iter().any(|byte| *byte != 0) {
+        if piece != &[0; PIECE][..piece.len()] {
             file.write_all_at(piece, (index * PIECE) as u64)
                 .expect("write a copy");
         }
@@ -102,15 +102,7 @@ pub fn guest_pattern(bytes: usize) -> Vec<u8> {
 
 /// FNV-1a with 64 bits, as the tiny guest sums (`mayfly.sum`).
 pub fn fnv(bytes: &[u8]) -> u64 {
-    fnv_on(FNV_START, bytes)
-}
-
-/// The sum of nothing.
-pub const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// A sum that goes on.
-pub fn fnv_on(state: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(state, |state, byte| {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |state, byte| {
         (state ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
     })
 }

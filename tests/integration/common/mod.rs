@@ -8,6 +8,7 @@ pub mod host;
 pub mod image;
 pub mod netns;
 pub mod pattern;
+pub mod peer;
 pub mod run;
 pub mod running;
 pub mod startup;

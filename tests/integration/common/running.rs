@@ -45,6 +45,17 @@ impl Running {
     /// Waits until `text` stands on its standard output.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) {
+        self.wait_until(text, |running| &running.stdout);
+    }
+
+    /// Waits until `text` stands on its standard error.
+    #[track_caller]
+    pub fn wait_for_error(&mut self, text: &str) {
+        self.wait_until(text, |running| &running.stderr);
+    }
+
+    #[track_caller]
+    fn wait_until(&mut self, text: &str, pipe: fn(&Self) -> &Pipe) {
         let end = Instant::now() + LIMIT;
         loop {
             // What it prints last is read after its end at the latest.
@@ -52,13 +63,18 @@ impl Running {
             if ended {
                 self.join();
             }
-            if self.stdout.text().contains(text) {
+            if pipe(self).text().contains(text) {
                 return;
             }
             let late = Instant::now() >= end;
             assert!(!ended && !late, "no '{text}': {}", self.so_far());
             thread::sleep(GLANCE);
         }
+    }
+
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// What it has printed, for failures.

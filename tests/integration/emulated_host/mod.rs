@@ -115,7 +115,14 @@ const DISKS: [&str; 2] = ["disk::", "disk_bare::"];
 /// Tests that the suite does without there. What a start takes is counted below, by a
 /// clock that does not make it look slow; the fuzzers' corpora and the image tool need
 /// no KVM; hostile guests meet one way to serve a disk there and all others here.
-const SKIPPED: [&str; 5] = ["emulated_host", "startup", "corpora", "image::", "harm_no_"];
+const SKIPPED: [&str; 6] = [
+    "emulated_host",
+    "startup",
+    "corpora",
+    "image::",
+    "harm_no_",
+    "harm_nothing_on_mmio",
+];
 
 /// Runs this very suite there with these arguments.
 fn suite_passes(arguments: &[&str]) {

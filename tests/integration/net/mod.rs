@@ -2,4 +2,6 @@
 
 mod linux;
 mod namespaces;
+mod new_tap;
 mod traffic;
+mod user;

@@ -6,64 +6,75 @@ use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use crate::common::disk::{FNV_START, fnv_on};
+use crate::common::disk::{fnv, guest_pattern};
 use crate::common::run::LIMIT;
 
-const BLOCK: usize = 1 << 16;
 const LINE: usize = 64;
 
-/// The beginning of the pattern that guests send, block by block.
-fn blocks(bytes: usize) -> impl Iterator<Item = Vec<u8>> {
+/// The beginning of the pattern that guests send. Many bytes have to be made at once
+/// where all of the host is emulated, hence no formatting.
+fn pattern(bytes: usize) -> Vec<u8> {
     let letters: Vec<u8> = (b'a'..=b'z').cycle().take(26 + 54).collect();
-    (0..bytes).step_by(BLOCK).map(move |start| {
-        let mut block = Vec::with_capacity(BLOCK);
-        for line in start / LINE..(start + BLOCK) / LINE {
-            write!(block, "{line:08}:").expect("memory takes all");
-            block.extend(&letters[line % 26..][..54]);
-            block.push(b'\n');
+    let mut pattern = Vec::with_capacity(bytes + LINE);
+    let mut number = *b"00000000:";
+    for line in 0..bytes.div_ceil(LINE) {
+        pattern.extend(number);
+        pattern.extend(&letters[line % 26..][..54]);
+        pattern.push(b'\n');
+        for digit in number[..8].iter_mut().rev() {
+            if *digit < b'9' {
+                *digit += 1;
+                break;
+            }
+            *digit = b'0';
         }
-        block.truncate(bytes - start);
-        block
-    })
+    }
+    pattern.truncate(bytes);
+    pattern
+}
+
+#[test]
+fn the_pattern_is_the_guests() {
+    for bytes in [0, 1, 64, 100, 70_000] {
+        assert!(pattern(bytes) == guest_pattern(bytes), "{bytes} bytes");
+    }
 }
 
 /// The guest's checksum of that much of the pattern.
 pub fn sum(bytes: usize) -> u64 {
-    blocks(bytes).fold(FNV_START, |sum, block| fnv_on(sum, &block))
+    fnv(&pattern(bytes))
 }
 
 /// Sends that much of the pattern and the end.
-fn send_pattern(stream: &mut TcpStream, bytes: usize) {
-    for block in blocks(bytes) {
-        stream.write_all(&block).expect("send to a guest");
-    }
+pub fn send_pattern(stream: &mut TcpStream, bytes: usize) {
+    stream.write_all(&pattern(bytes)).expect("send to a guest");
     stream.shutdown(Shutdown::Write).expect("send the end");
 }
 
 /// Receives that much of the pattern and the end, and nothing else.
-fn receive_pattern(stream: &mut TcpStream, bytes: usize) {
-    let mut received = Vec::with_capacity(BLOCK);
-    for block in blocks(bytes) {
-        received.clear();
-        let mut part = Read::by_ref(stream).take(block.len() as u64);
-        part.read_to_end(&mut received).expect("receive of a guest");
-        assert!(received == block, "a guest sent something else");
-    }
-    let more = stream.read(&mut [0]).expect("receive the end");
-    assert_eq!(more, 0, "a guest sent more than it was to");
+pub fn receive_pattern(stream: &TcpStream, bytes: usize) {
+    let mut received = Vec::with_capacity(bytes + 1);
+    let mut stream = stream.take(bytes as u64 + 1);
+    stream
+        .read_to_end(&mut received)
+        .expect("receive of a guest");
+    let length = received.len();
+    assert_eq!(
+        length, bytes,
+        "a guest sent so much, and was to send that much"
+    );
+    assert!(received == pattern(bytes), "a guest sent something else");
 }
 
-/// Listens, and accepts so many connections one after the other: receives `theirs` bytes
-/// of the pattern and the end on each, and then sends `ours`.
-pub fn serve_tcp(port: u16, connections: usize, theirs: usize, ours: usize) -> Server {
+/// Listens, and accepts one connection: receives `theirs` bytes of the pattern and the
+/// end, and then sends `ours`.
+pub fn serve_tcp(port: u16, theirs: usize, ours: usize) -> Server {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).expect("listen");
     Server::new(move || {
-        for _ in 0..connections {
-            let (mut stream, _) = listener.accept().expect("accept a guest's connection");
-            stream.set_read_timeout(Some(LIMIT)).expect("set a limit");
-            receive_pattern(&mut stream, theirs);
-            send_pattern(&mut stream, ours);
-        }
+        let (mut stream, _) = listener.accept().expect("accept a guest's connection");
+        stream.set_read_timeout(Some(LIMIT)).expect("set a limit");
+        receive_pattern(&stream, theirs);
+        send_pattern(&mut stream, ours);
     })
 }
 
@@ -74,7 +85,7 @@ pub fn exchange_by_tcp(guest: Ipv4Addr, port: u16, ours: usize, theirs: usize) {
     let mut stream = TcpStream::connect((guest, port)).expect("connect to a guest");
     stream.set_read_timeout(Some(LIMIT)).expect("set a limit");
     send_pattern(&mut stream, ours);
-    receive_pattern(&mut stream, theirs);
+    receive_pattern(&stream, theirs);
 }
 
 /// Sends every datagram back, for as long as this process lives.
@@ -112,7 +123,7 @@ pub struct Server {
 }
 
 impl Server {
-    fn new(serve: impl FnOnce() + Send + 'static) -> Self {
+    pub fn new(serve: impl FnOnce() + Send + 'static) -> Self {
         let (sender, done) = channel();
         thread::spawn(move || {
             serve();
@@ -123,7 +134,7 @@ impl Server {
 
     /// Waits until all has come and gone as it was to.
     #[track_caller]
-    pub fn is_done(self) {
+    pub fn finish(self) {
         let done = self.done.recv_timeout(LIMIT);
         assert!(done.is_ok(), "a server of guests failed: {done:?}");
     }

@@ -14,6 +14,8 @@ use crate::memory::IoBuffers;
 
 /// Commands in a round at most.
 const COMMANDS: usize = 16;
+/// Frames that wait on a link at most, more than a tap's queue has unless told otherwise.
+const MOST_WAITING: usize = 4096;
 
 impl Worker {
     /// Sees to what is not about frames.
@@ -35,7 +37,8 @@ impl Worker {
             session.interrupt.config_changed();
         }
         if std::mem::take(&mut course.doubt) {
-            self.probe(session);
+            // There is no room to receive what may have come before the link's end.
+            self.drop_waiting(session);
         }
         if self.port.is_gone() {
             // What waits for room there is to be dropped.
@@ -47,30 +50,37 @@ impl Worker {
         Ok(())
     }
 
-    /// Finds out whether the link is gone, where there is no room to receive a frame. One
-    /// that comes all the same is lost.
-    fn probe(&mut self, session: &Session) {
-        let nowhere = IoBuffers::new(session.receive.rings.ram().clone(), 0);
-        let mut spill = vec![0; HEADER_LEN + LONGEST_FRAME];
-        match self.port.receive(&nowhere, &mut spill) {
-            Ok(Received::Nothing) => {}
-            Ok(Received::Frame(_)) => {
-                if let Some(pair) = self.counters.pair(self.index) {
-                    pair.received.dropped();
-                }
-            }
-            Err(Gone(error)) => self.lose(&error, session),
-        }
-    }
-
     fn carry_out(&mut self, order: Order, session: &Session) -> bool {
         let enabled = self.index < order.pairs;
+        // One that is gone is as the driver wants it to be.
+        let was_gone = self.port.is_gone();
+        let narrows = self.port.narrows(order.offloads);
         let done = self.port.set_offloads(order.offloads);
         match done.and_then(|()| self.port.set_enabled(enabled)) {
-            Ok(()) => true,
-            Err(error) => {
-                self.lose(&error, session);
-                false
+            Ok(()) if narrows => self.drop_waiting(session),
+            Ok(()) => {}
+            Err(error) => self.lose(&error, session),
+        }
+        was_gone || !self.port.is_gone()
+    }
+
+    /// Drops the frames that wait on the link: they may be of a kind that the driver
+    /// does not take any more.
+    fn drop_waiting(&mut self, session: &Session) {
+        let nowhere = IoBuffers::new(session.receive.rings.ram().clone(), 0);
+        let mut spill = vec![0; HEADER_LEN + LONGEST_FRAME];
+        for _ in 0..MOST_WAITING {
+            match self.port.receive(&nowhere, &mut spill) {
+                Ok(Received::Nothing) => break,
+                Ok(Received::Frame(_)) => {
+                    if let Some(pair) = self.counters.pair(self.index) {
+                        pair.received.dropped();
+                    }
+                }
+                Err(Gone(error)) => {
+                    self.lose(&error, session);
+                    break;
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::device_testing::*;
 use super::super::link::Offloads;
-use super::super::testing::{ALL, plain};
+use super::super::testing::{ALL, Answer, plain};
 use crate::devices::virtio::device::VirtioDevice;
 use crate::devices::virtio::testing::{Driver, readable, wait_until, writable};
 
@@ -187,6 +187,44 @@ fn the_driver_chooses_what_the_host_may_leave_to_it() {
     wait_until("all ports are told", || {
         (0..4).all(|pair| told(&guest, pair) == Some(checksum))
     });
+}
+
+/// What waits on the link was made for a driver that takes more.
+#[test]
+fn frames_of_a_kind_that_is_not_taken_any_more_are_dropped() {
+    let making = Making {
+        offloads: ALL,
+        ..PLAIN
+    };
+    let mut guest = Guest::with(making, USUAL | 1 << 1 | 1 << 2);
+    assert_eq!(guest.command(&use_offloads(1 << 1)), OK);
+    for number in 0..5 {
+        guest.peers[0].send(&plain(&frame(number, 60)));
+    }
+    assert_eq!(guest.command(&use_offloads(0)), OK);
+    assert_eq!(guest.net.counters().totals().dropped_received, 5);
+    guest.peers[0].send(&plain(&frame(9, 61)));
+    guest.offer(0, 2);
+    guest.receiveq(0).kick();
+    assert_eq!(guest.receiveq(0).wait_used().1, 12 + 61);
+}
+
+#[test]
+fn a_driver_whose_link_is_gone_is_obeyed_still() {
+    let making = Making {
+        offloads: ALL,
+        ..FOUR
+    };
+    let mut guest = Guest::with(making, USUAL | F_MQ | 1 << 1 | 1 << 2);
+    guest.peers[0].answer(Answer::Gone);
+    guest.send(0, &frame(1, 60));
+    guest.transmitq(0).kick();
+    guest.transmitq(0).wait_used();
+    wait_until("the link is down", || guest.status() == 0);
+    assert_eq!(guest.command(&use_pairs(4)), OK);
+    assert_eq!(guest.command(&use_offloads(0)), OK);
+    assert_eq!(guest.command(&use_pairs(1)), OK);
+    assert_eq!(guest.interrupt.config_changes(), 1);
 }
 
 #[test]

@@ -118,3 +118,104 @@ impl Course {
         Some(first.saturating_duration_since(Instant::now()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KICK: Woken = Woken {
+        control: false,
+        receive_kick: false,
+        transmit_kick: true,
+        control_kick: false,
+        readable: false,
+        writable: false,
+        failed: false,
+        watch: false,
+    };
+
+    fn waiting(receive: Side, transmit: Side) -> Course {
+        Course {
+            receive,
+            transmit,
+            commands: false,
+            news: false,
+            ..Course::new()
+        }
+    }
+
+    /// Both directions after `woken`.
+    fn after(receive: Side, transmit: Side, woken: Woken) -> (Side, Side) {
+        let mut course = waiting(receive, transmit);
+        course.note(woken);
+        (course.receive, course.transmit)
+    }
+
+    #[test]
+    fn each_direction_is_woken_by_what_it_waits_for() {
+        use Side::{Blocked, Due, Idle};
+        let buffers = Woken {
+            transmit_kick: false,
+            receive_kick: true,
+            ..KICK
+        };
+        let frame = Woken {
+            transmit_kick: false,
+            readable: true,
+            ..KICK
+        };
+        let room = Woken {
+            transmit_kick: false,
+            writable: true,
+            ..KICK
+        };
+        assert_eq!(after(Idle, Idle, KICK), (Idle, Due));
+        assert_eq!(after(Blocked, Blocked, KICK), (Blocked, Blocked));
+        assert_eq!(after(Idle, Idle, buffers), (Idle, Idle));
+        assert_eq!(after(Blocked, Idle, buffers), (Due, Idle));
+        assert_eq!(after(Idle, Idle, frame), (Due, Idle));
+        assert_eq!(after(Blocked, Idle, frame), (Blocked, Idle));
+        assert_eq!(after(Idle, Blocked, room), (Idle, Due));
+        assert_eq!(after(Idle, Idle, room), (Idle, Idle));
+    }
+
+    #[test]
+    fn a_link_that_fails_is_looked_at_where_no_frame_is_asked_for() {
+        let failed = Woken {
+            transmit_kick: false,
+            readable: true,
+            writable: true,
+            failed: true,
+            ..KICK
+        };
+        for (receive, doubt) in [(Side::Idle, false), (Side::Blocked, true)] {
+            let mut course = waiting(receive, Side::Blocked);
+            course.note(failed);
+            assert_eq!((course.doubt, course.transmit), (doubt, Side::Due));
+        }
+    }
+
+    #[test]
+    fn limits_are_waited_for_unless_they_change() {
+        let soon = Side::after(Progress::Wait(Duration::from_secs(3600)));
+        let mut course = waiting(soon, Side::Idle);
+        let timeout = course.timeout().unwrap();
+        assert!(timeout > Duration::from_secs(3500));
+        course.note(KICK);
+        assert_eq!((course.receive, course.transmit), (soon, Side::Due));
+        course.note(Woken {
+            control: true,
+            ..KICK
+        });
+        assert_eq!(course.receive, Side::Due);
+        assert!(course.is_due());
+        let mut over = waiting(Side::Limited(Instant::now()), Side::Idle);
+        assert_eq!(over.timeout(), Some(Duration::ZERO));
+        assert!(!over.is_due());
+        over.note(Woken::default());
+        assert!(over.is_due());
+        assert_eq!(waiting(Side::Idle, Side::Blocked).timeout(), None);
+        assert_eq!(Side::after(Progress::Wait(Duration::MAX)), Side::Due);
+        assert_eq!(Side::after(Progress::More), Side::Due);
+    }
+}

@@ -51,7 +51,7 @@ pub fn run(data: &[u8]) {
         uso: has(offloads, 4),
     };
     let ram = GuestRam::new(RAM as u64).expect("320 KiB");
-    let size = 1 << (ways >> 3) % 7;
+    let size = 1 << ((ways >> 3) % 7);
     let [sending, receiving] = BASES.map(|base| Ring::new(&ram, base, size));
     let mergeable = has(ways, 0);
     let mut receive = Receive::new(ram.clone(), LARGEST_QUEUE);

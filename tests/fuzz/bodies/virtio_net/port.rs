@@ -79,7 +79,7 @@ impl Port for ModelPort {
 
     fn receive(&mut self, buffers: &IoBuffers, spill: &mut [u8]) -> Result<Received, Gone> {
         assert!(buffers.iovecs().len() <= 1023, "and one for the spill");
-        assert!(buffers.len() >= 1);
+        assert!(!buffers.is_empty());
         let answer = match self.incoming.is_empty() {
             true => None,
             false => self.answers.pop_front(),

@@ -27,6 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The most lines told of why it did not.
 const LINES_TOLD: usize = 3;
 
+/// passt's words for a host without a default route, for one version of IP and for both.
+const NO_SUCH_PROTOCOL: &str = "No external routable interface";
+const NO_WAY_OUT: &str = "External interface not usable";
+
 /// A passt that serves. Dropping it ends it.
 ///
 /// If this process ends in any other way, the socket does, and passt with it. The
@@ -123,6 +127,10 @@ impl Passt {
         }
         let status = self.end_by(deadline).map_err(UserError::Start)?;
         said.extend(self.words.hear());
+        // What passt says on every host without IPv6 is no reason, unless it is the reason.
+        if said.last().is_none_or(|last| last != NO_WAY_OUT) {
+            said.retain(|line| !line.starts_with(NO_SUCH_PROTOCOL));
+        }
         said.truncate(LINES_TOLD);
         if said.is_empty() {
             said.push(format!("it ended with {status}"));

@@ -51,6 +51,18 @@ fn refusals_are_told_in_the_programs_own_words() {
         refusal("for word in a b c d; do echo $word >&2; done; exit 1"),
         "'passt' cannot make the user network: a; b; c"
     );
+    let no_ipv6 = "echo No external routable interface for IPv6 >&2";
+    assert_eq!(
+        refusal(&format!("{no_ipv6}; echo Port 80 is taken >&2; exit 1")),
+        "'passt' cannot make the user network: Port 80 is taken"
+    );
+    assert_eq!(
+        refusal(&format!(
+            "{no_ipv6}; echo External interface not usable >&2; exit 1"
+        )),
+        "'passt' cannot make the user network: No external routable interface for IPv6; \
+         External interface not usable"
+    );
     assert_eq!(
         refusal("exit 7"),
         "'passt' cannot make the user network: it ended with exit status: 7"
@@ -87,7 +99,7 @@ fn the_program_gets_its_socket_and_nothing_else() {
     });
     let script = "
         folder=${0%/*}
-        cd /proc/$$/fd && echo * > $folder/descriptors
+        /bin/ls /proc/$$/fd > $folder/descriptors
         /usr/bin/tr '\\0' '\\n' < /proc/$$/environ > $folder/environment
         echo \"$@\" > $folder/arguments
         [ \"$3 $5\" = '--fd --pid' ] && echo $$ > $6
