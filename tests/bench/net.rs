@@ -195,7 +195,7 @@ fn run(contender: Contender, workload: Workload) -> Result<String, Failure> {
     }
     let sent = workload.count + workload.warm();
     if workload.mode == Mode::Send && !peer.has_got(sent) {
-        let got = peer.frames();
+        let got = peer.frames() + peer.lost();
         return Err(format!("{contender}: the host got {got} of {sent} frames").into());
     }
     Ok(text)

@@ -54,6 +54,7 @@ struct Shared {
     bytes: AtomicU64,
     pings: AtomicU64,
     forbidden: AtomicU64,
+    lost: AtomicU64,
 }
 
 impl Peer {
@@ -96,10 +97,16 @@ impl Peer {
         self.shared.forbidden.load(Ordering::SeqCst)
     }
 
+    /// Frames that came faster than they could be looked at; only their number is known,
+    /// and only after a moment's quiet.
+    pub fn lost(&self) -> u64 {
+        self.shared.lost.load(Ordering::SeqCst)
+    }
+
     /// Waits until so many frames have come; false if they have not after a while.
     pub fn has_got(&self, frames: u64) -> bool {
         for _ in 0..500 {
-            if self.frames() >= frames {
+            if self.frames() + self.lost() >= frames {
                 return true;
             }
             thread::sleep(Duration::from_millis(4));
@@ -130,7 +137,11 @@ impl Server {
             let count = match incoming.receive(&self.socket) {
                 Ok(count) => count,
                 // Nothing came for a while; or the device went down, or away.
-                Err(error) if is_passing(&error) => continue,
+                Err(error) if is_passing(&error) => {
+                    let lost = lost_since(&self.socket)?;
+                    self.shared.lost.fetch_add(lost, Ordering::SeqCst);
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             let mut asked = false;
@@ -390,6 +401,24 @@ fn set<T>(socket: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<()> 
     // SAFETY: the value is valid for so many bytes.
     match unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, value.cast(), length) } {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Frames that did not fit in the socket's buffer since this was last asked.
+fn lost_since(socket: &OwnedFd) -> io::Result<u64> {
+    let mut counts: libc::tpacket_stats = libc::tpacket_stats {
+        tp_packets: 0,
+        tp_drops: 0,
+    };
+    let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_PACKET, libc::PACKET_STATISTICS);
+    let pointer: *mut libc::tpacket_stats = &mut counts;
+    // SAFETY: the counts are valid for so many bytes.
+    let got =
+        unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, pointer.cast(), &mut length) };
+    match got {
+        0 => Ok(u64::from(counts.tp_drops)),
         _ => Err(io::Error::last_os_error()),
     }
 }

@@ -52,6 +52,8 @@ impl Worker {
 
     fn carry_out(&mut self, order: Order, session: &Session) -> bool {
         let enabled = self.index < order.pairs;
+        // One that is gone is as the driver wants it to be.
+        let was_gone = self.port.is_gone();
         let narrows = self.port.narrows(order.offloads);
         let done = self.port.set_offloads(order.offloads);
         match done.and_then(|()| self.port.set_enabled(enabled)) {
@@ -59,7 +61,7 @@ impl Worker {
             Ok(()) => {}
             Err(error) => self.lose(&error, session),
         }
-        !self.port.is_gone()
+        was_gone || !self.port.is_gone()
     }
 
     /// Drops the frames that wait on the link: they may be of a kind that the driver

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::device_testing::*;
 use super::super::link::Offloads;
-use super::super::testing::{ALL, plain};
+use super::super::testing::{ALL, Answer, plain};
 use crate::devices::virtio::device::VirtioDevice;
 use crate::devices::virtio::testing::{Driver, readable, wait_until, writable};
 
@@ -207,6 +207,24 @@ fn frames_of_a_kind_that_is_not_taken_any_more_are_dropped() {
     guest.offer(0, 2);
     guest.receiveq(0).kick();
     assert_eq!(guest.receiveq(0).wait_used().1, 12 + 61);
+}
+
+#[test]
+fn a_driver_whose_link_is_gone_is_obeyed_still() {
+    let making = Making {
+        offloads: ALL,
+        ..FOUR
+    };
+    let mut guest = Guest::with(making, USUAL | F_MQ | 1 << 1 | 1 << 2);
+    guest.peers[0].answer(Answer::Gone);
+    guest.send(0, &frame(1, 60));
+    guest.transmitq(0).kick();
+    guest.transmitq(0).wait_used();
+    wait_until("the link is down", || guest.status() == 0);
+    assert_eq!(guest.command(&use_pairs(4)), OK);
+    assert_eq!(guest.command(&use_offloads(0)), OK);
+    assert_eq!(guest.command(&use_pairs(1)), OK);
+    assert_eq!(guest.interrupt.config_changes(), 1);
 }
 
 #[test]

@@ -213,6 +213,7 @@ impl Net {
             counters: Arc::clone(&self.counters),
             link: Arc::clone(&self.link),
             control: Arc::clone(&control),
+            told: false,
             port: Endpoint::new(port),
             watch,
             sleeper: Sleeper::new().map_err(no_descriptor)?,

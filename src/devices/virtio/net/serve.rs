@@ -90,12 +90,14 @@ impl Worker {
             }
             Err(Failure::Host(error)) => return Err(error),
             Err(Failure::Queue(error)) => {
-                log::warn!(
-                    "network device {}, queue pair {}: {error}; \
-                     the guest has to reset the device",
-                    self.name,
-                    self.index
-                );
+                if !std::mem::replace(&mut self.told, true) {
+                    log::warn!(
+                        "network device {}, queue pair {}: {error}; the guest has to reset \
+                         the device, and is not told off again",
+                        self.name,
+                        self.index
+                    );
+                }
                 session.broken = Some(error);
                 session.interrupt.device_broken();
             }

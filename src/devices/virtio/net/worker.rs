@@ -51,6 +51,8 @@ pub struct Worker {
     pub(super) link: Arc<LinkStatus>,
     pub(super) control: Arc<Control<Session>>,
     // Its own.
+    /// Whether the log has it that the driver breaks its queues.
+    pub(super) told: bool,
     pub(super) port: Endpoint,
     /// The first pair's thread sees to the link's state.
     pub(super) watch: Option<Box<dyn LinkWatch>>,
