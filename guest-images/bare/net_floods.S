@@ -36,10 +36,10 @@ kick_storm:
     jnz 1b
     ret
 
-/* 20,000 frames, with a kick each. */
+/* 5,000 frames, with a kick each. */
 transmit_storm:
     call transmit_all
-    mov $20000, %r12d
+    mov $5000, %r12d
 1:  mov $net_tx, %edi
     call nq_poll
     jc 9f
@@ -75,7 +75,7 @@ transmit_all:
 
 /* More than a tap's queue holds; most are lost. */
 receive_storm:
-    mov $5000, %esi
+    mov $3000, %esi
     mov $60, %edx
     xor %ecx, %ecx
     call ask
@@ -324,7 +324,7 @@ config_writes:
 
 /* With and without a driver in between. */
 idle_resets:
-    mov $500, %r12d
+    mov $200, %r12d
 1:  call restart
     dec %r12d
     jnz 1b
@@ -335,16 +335,16 @@ idle_resets:
     ret
 
 busy_resets:
-    mov $300, %r12d
+    mov $100, %r12d
 1:  call restart
-    mov $100, %esi
+    mov $50, %esi
     mov $1514, %edx
     xor %ecx, %ecx
     call ask
     call transmit_all
     mov %r12d, %ecx
-    and $0xff, %ecx
-    shl $4, %ecx
+    and $0x7f, %ecx
+    shl $5, %ecx
 2:  pause                       /* further into the work each time */
     dec %ecx
     jns 2b

@@ -1,6 +1,7 @@
 //! Drivers that break the rules: nothing but their own traffic suffers.
 
-use super::{guest, with_peer};
+use super::{guest, with_peer_at};
+use crate::common::netns::Queues;
 
 /// `CASE` lines of net_hostile.S, net_buffers.S and net_floods.S.
 const FRAME_CASES: usize = 11;
@@ -11,17 +12,24 @@ const FLOOD_CASES: usize = 15;
 /// that no driver is to send.
 #[track_caller]
 fn survives(name: &str, transport: &str, words: &str, cases: usize) {
-    with_peer(|peer| {
+    survives_at(Queues::One, name, transport, words, cases);
+}
+
+/// The same with a device of one or of two queue pairs, of which the guest uses one.
+#[track_caller]
+fn survives_at(queues: Queues, name: &str, transport: &str, words: &str, cases: usize) {
+    let (options, cpus) = match queues {
+        Queues::One => ("", "1"),
+        Queues::Many => (",queues=2", "2"),
+    };
+    with_peer_at(queues, |peer| {
         let words = format!("bare.ram={} {words}", 64 << 20);
-        let outcome = guest(name, transport, "", &words).outcome();
+        let outcome = guest(name, transport, options, &words);
+        let outcome = outcome.args(["--cpus", cpus]).outcome();
         outcome.all_held();
         let alive = outcome.guest().matches(" alive").count();
         assert_eq!(alive, cases, "cases survived: {outcome}");
-        assert_eq!(
-            peer.forbidden(),
-            0,
-            "frames that break the rules: {outcome}"
-        );
+        assert_eq!(peer.forbidden(), 0, "frames that break rules: {outcome}");
         assert!(peer.pings() >= 2 * cases as u64, "{outcome}");
     });
 }
@@ -59,4 +67,9 @@ fn floods_and_resets_harm_nothing_on_pci() {
 #[test]
 fn floods_and_resets_harm_nothing_on_mmio() {
     survives("net_floods", "mmio", "", FLOOD_CASES);
+}
+
+#[test]
+fn floods_and_resets_harm_no_second_queue_pair() {
+    survives_at(Queues::Many, "net_floods", "pci", "", FLOOD_CASES);
 }

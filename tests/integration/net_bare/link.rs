@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use super::{TAP, TRANSPORTS, guest, with_peer};
+use super::{TAP, guest, transports, with_peer};
 use crate::common::netns::ip;
 use crate::common::run::{LIMIT, wait_limited};
 
@@ -77,7 +77,7 @@ impl Drop for Running {
 
 #[test]
 fn a_tap_that_goes_down_and_up_is_a_link_that_does() {
-    for transport in TRANSPORTS {
+    for transport in transports() {
         with_peer(|_| {
             let mut vm = Running::start(transport, "bare.changes=4 bare.ctrl=1");
             vm.prints("link=1");
@@ -97,7 +97,7 @@ fn a_tap_that_goes_down_and_up_is_a_link_that_does() {
 
 #[test]
 fn a_tap_that_is_removed_is_a_link_that_is_down() {
-    for transport in TRANSPORTS {
+    for transport in transports() {
         with_peer(|_| {
             let mut vm = Running::start(transport, "bare.changes=1");
             vm.prints("alive");
