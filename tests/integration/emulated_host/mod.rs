@@ -50,7 +50,7 @@ pub fn mayfly_root() -> RootTree {
     let mut root = RootTree::new(host_files());
     root.add_program(Path::new(MAYFLY));
     for program in [
-        "bash", "flock", "qemu-img", "e2fsck", "debugfs", "ip", "passt",
+        "bash", "flock", "qemu-img", "e2fsck", "debugfs", "ip", "passt", "unshare",
     ] {
         root.add_program(&found(program));
     }
@@ -62,6 +62,8 @@ pub fn mayfly_root() -> RootTree {
     // The user that passt is if root starts it.
     let nobody = "nobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n";
     root.write(Path::new("/etc/passwd"), nobody);
+    // Where a test puts its own in.
+    root.write(Path::new("/etc/resolv.conf"), "");
     root.add(&crate::common::disk::root_image());
     root.add(&Path::new(env!("CARGO_MANIFEST_DIR")).join("guest-images"));
     root.add(crate::common::guests::bare_dir());

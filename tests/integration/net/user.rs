@@ -94,7 +94,8 @@ fn unprivileged(mayfly: Mayfly) -> Mayfly {
          exec unshare --user --map-user=65534 --map-group=65534 \"$@\""
     );
     let script = format!("mount -t tmpfs none /tmp && {script}");
-    mayfly.under("unshare", ["--mount", "sh", "-c", &script, "sh"])
+    // Not the shell of a busybox, which has an unshare of its own that can do less.
+    mayfly.under("unshare", ["--mount", "bash", "-c", &script, "bash"])
 }
 
 /// The processes that `parent` has started and that have not ended.
