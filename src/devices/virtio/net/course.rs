@@ -58,6 +58,8 @@ pub(super) struct Course {
     pub(super) commands: bool,
     /// Whether there may be news of the link.
     pub(super) news: bool,
+    /// Whether the link has woken the thread last.
+    pub(super) received: bool,
     /// Whether the link may be gone while it is not asked for frames.
     pub(super) doubt: bool,
 }
@@ -72,6 +74,7 @@ impl Course {
             receive_armed: false,
             commands: true,
             news: true,
+            received: false,
             doubt: false,
         }
     }

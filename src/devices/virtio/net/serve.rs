@@ -269,7 +269,10 @@ impl Worker {
         self.count();
         let asleep = Instant::now();
         let woken = self.sleeper.wait(course.timeout())?;
-        let time = match woken.by_frames_of_the_driver() {
+        // After a frame from the link the driver's next one is its answer: what comes after
+        // that comes from the link again.
+        let answer = std::mem::replace(&mut course.received, woken.readable);
+        let time = match woken.by_frames_of_the_driver() && !answer {
             true => self.sleeper.looked().saturating_duration_since(asleep),
             false => Duration::MAX,
         };
