@@ -345,11 +345,12 @@ fn a_kick_is_no_exit_and_a_request_few_system_calls() {
             assert_eq!(many.requests - few.requests, 4000, "{few:?} {many:?}");
             // What the guest prints takes exits, and its numbers differ by some digits.
             assert!(many.exits <= few.exits + 100, "{few:?} {many:?}");
-            let calls = (many.calls as f64 - few.calls as f64) / 4000.0;
+            // Of the whole run: whether looking out pays may differ between the two.
+            let calls = many.calls as f64 / many.requests as f64;
             println!("{transport}, depth {depth}: {calls:.3} system calls a request");
-            // A stray wake-up now and then is no call a request.
+            // The start's calls, and a stray wake-up now and then, are no call a request.
             assert!(
-                calls <= bound + 0.01,
+                calls <= bound + 0.02,
                 "depth {depth}: {calls} {few:?} {many:?}"
             );
         }

@@ -7,6 +7,7 @@
 mod cost;
 mod hostile;
 mod link;
+mod options;
 
 use crate::common::Mayfly;
 use crate::common::netns::{Queues, in_namespace, tap};
@@ -27,6 +28,11 @@ fn transports() -> impl Iterator<Item = &'static str> {
 /// The bare guest `name` at the tap; `options` follow the tap's name, `words` are for
 /// the guest.
 fn guest(name: &str, transport: &str, options: &str, words: &str) -> Mayfly {
+    guest_at(name, transport, &format!("tap={TAP}{options}"), words)
+}
+
+/// The bare guest `name` with `--net NET`.
+fn guest_at(name: &str, transport: &str, net: &str, words: &str) -> Mayfly {
     let window = mayfly::memory::layout::VIRTIO_MMIO_START;
     let line = match transport {
         "mmio" => format!("bare.mmio={window} bare.irq=5 {words}"),
@@ -34,7 +40,7 @@ fn guest(name: &str, transport: &str, options: &str, words: &str) -> Mayfly {
     };
     Mayfly::bare(name)
         .args(["--memory", "64M", "--transport", transport])
-        .args(["--net", &format!("tap={TAP}{options}")])
+        .args(["--net", net])
         .args(["--cmdline", &line])
 }
 
