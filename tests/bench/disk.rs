@@ -18,6 +18,7 @@ mod allocations;
 mod guests;
 #[path = "disk/machines.rs"]
 mod machines;
+mod microvm;
 #[path = "disk/native.rs"]
 mod native;
 
@@ -28,7 +29,6 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use machines::{Machine, Workload};
-use mayfly::host::Backend;
 use serde_json::Value;
 
 /// Rounds of all contenders, unless the command line gives another number.
@@ -134,7 +134,7 @@ fn write_image(path: &Path) -> std::io::Result<()> {
 
 /// Runs all contenders on all workloads, in turn, and prints what they reached.
 fn compare(image: &Path, rounds: usize, direct: bool, part: &str) -> Result<(), Box<dyn Error>> {
-    let qemu = qemu_is_there();
+    let qemu = microvm::is_there();
     let cache = if direct { "none" } else { "writeback" };
     println!("requests a second, best and median of {rounds} rounds, cache={cache};");
     println!("ratio to QEMU (best, median) and fraction of the native ceiling (best)");
@@ -226,35 +226,14 @@ fn rate(
     Ok(match contender {
         Contender::NativeCalls => native::turn_to_boot(image, workload, direct)?,
         Contender::NativeRing => native::by_io_uring(image, workload, direct)?,
-        Contender::Qemu => guest_rate(&output(machine.qemu(processor(), ""))?)?,
-        Contender::QemuWithoutPolling => {
-            guest_rate(&output(machine.qemu(processor(), ",poll-max-ns=0"))?)?
-        }
+        Contender::Qemu => guest_rate(&output(machine.qemu(microvm::processor(), ""))?)?,
+        Contender::QemuWithoutPolling => guest_rate(&output(
+            machine.qemu(microvm::processor(), ",poll-max-ns=0"),
+        )?)?,
         Contender::Mayfly { transport, aio } => {
             guest_rate(&output(machine.mayfly(aio, transport))?)?
         }
     })
-}
-
-/// QEMU's name for this host's processor.
-fn processor() -> &'static str {
-    match Backend::detect() {
-        // The MSR cannot be set on kvm-pvm hosts, though KVM lists it.
-        Backend::Pvm | Backend::Unknown => "host,-arch-capabilities",
-        Backend::Vmx | Backend::Svm => "host",
-    }
-}
-
-fn qemu_is_there() -> bool {
-    let version = Command::new("qemu-system-x86_64")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status();
-    let there = version.is_ok_and(|status| status.success());
-    if !there {
-        println!("(there is no qemu-system-x86_64 to compare with)");
-    }
-    there
 }
 
 fn output(mut command: Command) -> Result<String, Box<dyn Error>> {

@@ -31,6 +31,8 @@ mod disk;
 mod emulated_host;
 #[path = "disk/machines.rs"]
 mod machines;
+#[allow(dead_code, reason = "shared with the other benches")]
+mod microvm;
 #[path = "instructions/net.rs"]
 mod net;
 #[path = "net/machines.rs"]

@@ -20,15 +20,15 @@
 mod common;
 #[path = "net/machines.rs"]
 mod machines;
+mod microvm;
 
 use std::error::Error;
 use std::fmt;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{ExitCode, Stdio};
 
 use common::netns::{Queues, in_namespace, tap};
 use common::peer::Peer;
 use machines::{Machine, Mode, Workload};
-use mayfly::host::Backend;
 use serde_json::Value;
 
 type Failure = Box<dyn Error + Send + Sync>;
@@ -110,7 +110,7 @@ fn main() -> Result<ExitCode, Failure> {
 
 /// Runs all contenders on all workloads, in turn, and prints what they reached.
 fn compare(rounds: usize, part: &str) -> Result<(), Failure> {
-    let qemu = qemu_is_there();
+    let qemu = microvm::is_there();
     println!("minimum, median and maximum of {rounds} rounds, and of the ratios to QEMU in each");
     for (name, workload) in WORKLOADS {
         if !name.contains(part) {
@@ -183,7 +183,7 @@ fn run(contender: Contender, workload: Workload) -> Result<String, Failure> {
         words: &words,
     };
     let mut command = match contender {
-        Contender::Qemu => machine.qemu(processor()),
+        Contender::Qemu => machine.qemu(microvm::processor()),
         Contender::Mayfly(transport) => machine.mayfly(transport),
     };
     let peer = Peer::start(TAP);
@@ -207,27 +207,6 @@ fn number(text: &str, name: &str) -> Result<f64, Failure> {
     words
         .find_map(|word| word.strip_prefix(name)?.parse::<f64>().ok())
         .ok_or_else(|| format!("no '{name}' in {text}").into())
-}
-
-/// QEMU's name for this host's processor.
-fn processor() -> &'static str {
-    match Backend::detect() {
-        // The MSR cannot be set on kvm-pvm hosts, though KVM lists it.
-        Backend::Pvm | Backend::Unknown => "host,-arch-capabilities",
-        Backend::Vmx | Backend::Svm => "host",
-    }
-}
-
-fn qemu_is_there() -> bool {
-    let version = Command::new("qemu-system-x86_64")
-        .arg("--version")
-        .stdout(Stdio::null())
-        .status();
-    let there = version.is_ok_and(|status| status.success());
-    if !there {
-        println!("(there is no qemu-system-x86_64 to compare with)");
-    }
-    there
 }
 
 /// Compares what repeats with its bounds: system calls a packet, exits.

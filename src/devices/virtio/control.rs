@@ -5,6 +5,7 @@
 //! whatever reason, acknowledges everything.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -150,10 +151,25 @@ impl<S> Control<S> {
     }
 }
 
+/// Says that the thread which has it has ended, even if that was by a panic.
+pub struct Ending<S>(Arc<Control<S>>);
+
+impl<S> Ending<S> {
+    /// Of the thread that `control` leads to.
+    pub fn of(control: &Arc<Control<S>>) -> Self {
+        Self(Arc::clone(control))
+    }
+}
+
+impl<S> Drop for Ending<S> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     #[test]
     fn a_command_is_done_when_the_thread_says_so() {

@@ -7,10 +7,7 @@ use std::process::Command;
 use mayfly::memory::layout::VIRTIO_MMIO_START;
 
 use super::guests;
-
-/// QEMU's first virtio-mmio window, and the distance between them.
-const QEMU_WINDOW: u64 = 0xfeb0_0000;
-const QEMU_STRIDE: u64 = 0x200;
+use super::microvm;
 
 /// What is asked of the disk.
 #[derive(Clone, Copy, Debug)]
@@ -87,18 +84,9 @@ impl Machine<'_> {
     /// its processor model, `iothread` has more properties of the thread.
     pub fn qemu(&self, cpu: &str, iothread: &str) -> Command {
         let direct = if self.direct { "on" } else { "off" };
-        let line = format!(
-            "bare.mmio={QEMU_WINDOW} bare.stride={QEMU_STRIDE} {}",
-            self.words
-        );
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = microvm::command(cpu, &guests::bare(self.guest), self.words);
         command
-            .args(["-accel", "kvm", "-cpu", cpu, "-m", "64"])
-            .args(["-M", "microvm,acpi=off,rtc=off,pit=off,pic=off,ioapic2=off"])
-            .args(["-device", "i8042", "-no-reboot", "-nodefaults"])
-            .args(["-device", "isa-debug-exit,iobase=0xf4"])
-            .args(["-no-user-config", "-display", "none", "-serial", "stdio"])
-            .args(["-global", "virtio-mmio.force-legacy=false", "-object"])
+            .arg("-object")
             .arg(format!("iothread,id=disk-thread{iothread}"))
             .arg("-blockdev")
             .arg(format!(
@@ -107,10 +95,7 @@ impl Machine<'_> {
             ))
             .args(["-blockdev", "driver=raw,node-name=disk,file=file"])
             .arg("-device")
-            .arg("virtio-blk-device,drive=disk,iothread=disk-thread,bus=virtio-mmio-bus.0")
-            .arg("-kernel")
-            .arg(guests::bare(self.guest))
-            .args(["-append", &line]);
+            .arg("virtio-blk-device,drive=disk,iothread=disk-thread,bus=virtio-mmio-bus.0");
         command
     }
 }

@@ -6,10 +6,7 @@ use std::process::Command;
 use mayfly::memory::layout::VIRTIO_MMIO_START;
 
 use super::common::guests;
-
-/// QEMU's first virtio-mmio window, and the distance between them.
-const QEMU_WINDOW: u64 = 0xfeb0_0000;
-const QEMU_STRIDE: u64 = 0x200;
+use super::microvm;
 
 /// What the guest does (guest-images/bare/net_load.inc).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,18 +98,8 @@ impl Machine<'_> {
     /// Under QEMU's smallest machine, served by QEMU itself. `cpu` is its processor
     /// model.
     pub fn qemu(&self, cpu: &str) -> Command {
-        let line = format!(
-            "bare.mmio={QEMU_WINDOW} bare.stride={QEMU_STRIDE} {}",
-            self.words
-        );
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = microvm::command(cpu, &guests::bare(self.guest), self.words);
         command
-            .args(["-accel", "kvm", "-cpu", cpu, "-m", "64"])
-            .args(["-M", "microvm,acpi=off,rtc=off,pit=off,pic=off,ioapic2=off"])
-            .args(["-device", "i8042", "-no-reboot", "-nodefaults"])
-            .args(["-device", "isa-debug-exit,iobase=0xf4"])
-            .args(["-no-user-config", "-display", "none", "-serial", "stdio"])
-            .args(["-global", "virtio-mmio.force-legacy=false"])
             .args(["-global", "virtio-mmio.ioeventfd=on", "-netdev"])
             .arg(format!(
                 "tap,id=net,ifname={},script=no,downscript=no,vhost=off",
@@ -121,10 +108,7 @@ impl Machine<'_> {
             .args([
                 "-device",
                 "virtio-net-device,netdev=net,bus=virtio-mmio-bus.0",
-            ])
-            .arg("-kernel")
-            .arg(guests::bare(self.guest))
-            .args(["-append", &line]);
+            ]);
         command
     }
 }

@@ -23,7 +23,7 @@ use super::ring::Transferred;
 use super::serve::{Habit, Session};
 use super::sleeper::Sleeper;
 use super::slots::{Request, Slots};
-use crate::devices::virtio::control::{Command, Control};
+use crate::devices::virtio::control::{Command, Control, Ending};
 use crate::devices::virtio::lookout::Lookout;
 use crate::devices::virtio::queue::Chain;
 use crate::devices::virtio::rate_limiter::RateLimiter;
@@ -61,19 +61,10 @@ pub struct Worker {
     pub(super) finished: Vec<Finished>,
 }
 
-/// Says that the thread has ended, even if that was by a panic.
-struct Ending(Arc<Control<Session>>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
 impl Worker {
     /// The thread's life.
     pub fn run(mut self) {
-        let ending = Ending(Arc::clone(&self.control));
+        let ending = Ending::of(&self.control);
         let mut session = None;
         let outcome = catch_unwind(AssertUnwindSafe(|| self.obey(&mut session)));
         match &outcome {

@@ -20,7 +20,7 @@ use super::receive::Receive;
 use super::serve::Session;
 use super::sleeper::{Sleeper, Source};
 use super::transmit::Transmit;
-use crate::devices::virtio::control::{Command, Control};
+use crate::devices::virtio::control::{Command, Control, Ending};
 use crate::devices::virtio::lookout::Lookout;
 use crate::devices::virtio::rate_limiter::RateLimiter;
 
@@ -62,19 +62,10 @@ pub struct Worker {
     pub(super) transmit: Transmit,
 }
 
-/// Says that the thread has ended, even if that was by a panic.
-struct Ending(Arc<Control<Session>>);
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.0.end();
-    }
-}
-
 impl Worker {
     /// The thread's life.
     pub fn run(mut self) {
-        let ending = Ending(Arc::clone(&self.control));
+        let ending = Ending::of(&self.control);
         let mut session = None;
         let outcome = catch_unwind(AssertUnwindSafe(|| self.obey(&mut session)));
         match &outcome {
