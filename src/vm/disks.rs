@@ -61,14 +61,9 @@ impl OpenDisk {
 impl DiskCounters {
     /// What was counted so far.
     pub fn report(&self) -> DiskReport {
-        let totals = self.counters.totals();
         DiskReport {
             name: self.name.clone(),
-            requests: totals.requests,
-            bytes_read: totals.bytes_read,
-            bytes_written: totals.bytes_written,
-            system_calls: totals.system_calls,
-            errors: totals.errors,
+            totals: self.counters.totals(),
         }
     }
 }

@@ -120,18 +120,10 @@ impl OpenNet {
 impl RunningNet {
     /// What was counted so far.
     pub fn report(&self) -> NetReport {
-        let totals = self.counters.totals();
         NetReport {
             name: self.name.clone(),
             tap: self.tap.clone(),
-            frames_received: totals.frames_received,
-            bytes_received: totals.bytes_received,
-            frames_sent: totals.frames_sent,
-            bytes_sent: totals.bytes_sent,
-            dropped_received: totals.dropped_received,
-            dropped_sent: totals.dropped_sent,
-            overruns: totals.overruns,
-            system_calls: totals.system_calls,
+            totals: self.counters.totals(),
         }
     }
 }

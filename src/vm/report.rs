@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 
 use super::exit::ExitReason;
+use crate::devices::virtio::block::BlockTotals;
+use crate::devices::virtio::net::NetTotals;
 
 /// When things happened, in milliseconds since the process started.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -29,16 +31,9 @@ pub struct Milestones {
 pub struct DiskReport {
     /// Its name in the guest, if Linux runs there.
     pub name: String,
-    /// Requests answered.
-    pub requests: u64,
-    /// Bytes the guest has read.
-    pub bytes_read: u64,
-    /// Bytes the guest has written.
-    pub bytes_written: u64,
-    /// System calls that its threads have made.
-    pub system_calls: u64,
-    /// Requests that were answered with an error.
-    pub errors: u64,
+    /// Requests, bytes and errors.
+    #[serde(flatten)]
+    pub totals: BlockTotals,
 }
 
 /// What a network interface has carried, over all its queues.
@@ -48,22 +43,9 @@ pub struct NetReport {
     pub name: String,
     /// The host's interface, where it is a tap.
     pub tap: Option<String>,
-    /// Frames that reached the guest.
-    pub frames_received: u64,
-    /// Bytes in them.
-    pub bytes_received: u64,
-    /// Frames that the guest has sent.
-    pub frames_sent: u64,
-    /// Bytes in them.
-    pub bytes_sent: u64,
-    /// Frames that did not fit in the guest's buffers.
-    pub dropped_received: u64,
-    /// Frames that were no frames, or that the host would not have.
-    pub dropped_sent: u64,
-    /// Frames that the host has dropped because the guest did not take them in time.
-    pub overruns: u64,
-    /// System calls that its threads have made.
-    pub system_calls: u64,
+    /// Frames, bytes and what was dropped.
+    #[serde(flatten)]
+    pub totals: NetTotals,
 }
 
 /// All that is told about a VM that has ended.
@@ -230,11 +212,16 @@ mod tests {
             exits: BTreeMap::from([("io-out".to_owned(), 7)]),
             disks: vec![DiskReport {
                 name: "vda".to_owned(),
-                requests: 3,
-                ..DiskReport::default()
+                totals: BlockTotals {
+                    requests: 3,
+                    ..BlockTotals::default()
+                },
             }],
             nets: vec![NetReport {
-                frames_sent: 5,
+                totals: NetTotals {
+                    frames_sent: 5,
+                    ..NetTotals::default()
+                },
                 ..NetReport::default()
             }],
             ..Report::of_failure(reason, Instant::now())

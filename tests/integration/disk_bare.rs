@@ -304,7 +304,7 @@ fn pauses_lose_no_request() {
     let ended = vm.finish();
     println!("{pauses} pauses");
     assert_eq!(ended.reason, ExitReason::Reset);
-    assert_eq!(ended.disks[0].requests, 40_000);
+    assert_eq!(ended.disks[0].totals.requests, 40_000);
     assert!(pauses > 1, "the guest was faster than the first pause");
     image.is_unchanged();
 }

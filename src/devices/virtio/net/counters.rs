@@ -2,10 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
+
 use super::direction::{DirectionCounters, DirectionTotals};
 
 /// What frames come to, over all queue pairs of a device.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NetTotals {
     /// Frames the driver has got.
     pub frames_received: u64,
