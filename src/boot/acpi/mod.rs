@@ -13,10 +13,14 @@
 
 mod dsdt;
 mod fadt;
+#[cfg(test)]
+mod iasl_tests;
 mod madt;
 mod pci;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod walk_tests;
 
 use acpi_tables::Aml;
 use acpi_tables::facs::FACS;

@@ -1,18 +1,18 @@
 use super::*;
 use crate::memory::layout::{IOAPIC_ADDR, LAPIC_ADDR, PORT_ACPI_PM1A_CNT, PORT_ACPI_PM1A_EVT};
 
-const ONE_CPU: AcpiConfig = AcpiConfig {
+pub(super) const ONE_CPU: AcpiConfig = AcpiConfig {
     cpus: 1,
     legacy_pic: false,
     pci_devices: 0,
     virtio_mmio_devices: 0,
 };
 
-fn ram() -> GuestRam {
+pub(super) fn ram() -> GuestRam {
     GuestRam::new(2 << 20).unwrap()
 }
 
-fn read(ram: &GuestRam, addr: u64, len: usize) -> Vec<u8> {
+pub(super) fn read(ram: &GuestRam, addr: u64, len: usize) -> Vec<u8> {
     let mut data = vec![0; len];
     ram.read(addr, &mut data).unwrap();
     data
@@ -22,15 +22,15 @@ fn u16_at(table: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(table[at..at + 2].try_into().unwrap())
 }
 
-fn u32_at(table: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(table: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(table[at..at + 4].try_into().unwrap())
 }
 
-fn u64_at(table: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(table: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(table[at..at + 8].try_into().unwrap())
 }
 
-fn sum(bytes: &[u8]) -> u8 {
+pub(super) fn sum(bytes: &[u8]) -> u8 {
     bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
 }
 
@@ -81,7 +81,7 @@ fn tables(config: &AcpiConfig) -> Tables {
 }
 
 /// The MADT's entries: type and content.
-fn entries(madt: &[u8]) -> Vec<(u8, Vec<u8>)> {
+pub(super) fn entries(madt: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut entries = Vec::new();
     let mut rest = &madt[44..];
     while let [kind, len, ..] = *rest {
