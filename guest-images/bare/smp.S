@@ -1,6 +1,7 @@
 /* Starts the processors that the MADT lists, by INIT and SIPI. Each finds its
  * APIC id in CPUID and in its local APIC, says so, and halts.
- * bare.cpus=N: how many the test expects. */
+ * bare.cpus=N: how many the test expects; bare.threads=N, bare.socket=N: how many of
+ * them leaf 0xb is to put in a core and in a socket. */
 .include "guest.inc"
 .include "acpi.inc"
 
@@ -111,6 +112,19 @@ processor:
     jz 1f
     cmp %r13d, %edx
     CHECK "CPUID leaf 0xb has the APIC id"
+    mov %ebx, %r14d
+    ARGUMENT "bare.threads="
+    jc 1f
+    cmp %eax, %r14d
+    CHECK "the threads of a core"
+    mov $0xb, %eax
+    mov $1, %ecx
+    cpuid
+    mov %ebx, %r14d
+    ARGUMENT "bare.socket="
+    jc 1f
+    cmp %eax, %r14d
+    CHECK "the processors of a socket"
 1:  lock incl running
     jmp stop
 

@@ -10,8 +10,8 @@ use clap::{ArgAction, Args};
 
 use super::{default_guest, exit_codes, logging, say};
 use crate::config::{
-    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, DiskConfig, Irqchip, NetConfig,
-    SerialConfig, Transport, UnpackInitrd, VmConfig,
+    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, CpusConfig, DiskConfig, Irqchip,
+    NetConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
@@ -50,10 +50,16 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     cmdline_only: Option<String>,
 
-    /// Number of virtual CPUs
-    #[arg(long, value_name = "N", default_value = "1", value_parser = cpus,
-          allow_negative_numbers = true)]
-    cpus: u32,
+    /// Number of virtual CPUs, and after commas sockets=, cores= (of a socket), threads= (of
+    /// a core); one socket of N cores without them
+    #[arg(
+        long,
+        value_name = "N,…",
+        default_value = "1",
+        verbatim_doc_comment,
+        allow_negative_numbers = true
+    )]
+    cpus: CpusConfig,
 
     /// Guest memory, for example 512M or 2G; taken from the host only when touched
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = config::size::parse,
@@ -113,14 +119,6 @@ pub(super) struct RunArgs {
     /// Say what is done: the final command line, the boot protocol, … (-vv: details)
     #[arg(short, long, action = ArgAction::Count)]
     verbose: u8,
-}
-
-fn cpus(text: &str) -> Result<u32, ConfigError> {
-    text.parse().map_err(|_| ConfigError::Choice {
-        option: "--cpus",
-        given: text.to_owned(),
-        expected: "a number",
-    })
 }
 
 fn serial(text: &OsStr) -> Result<SerialConfig, ConfigError> {
@@ -225,7 +223,7 @@ mod tests {
 
     #[test]
     fn every_flag_arrives() {
-        let line = "--kernel k --initrd i --unpack-initrd=never --cmdline -- --cpus 4 \
+        let line = "--kernel k --initrd i --unpack-initrd=never --cmdline -- --cpus 4,threads=2 \
                     --memory 1GiB --serial file=s --boot-protocol pvh --irqchip kernel \
                     --disk path=a --disk b,readonly --transport mmio --scratch-dir d --rng \
                     --net tap=t,mtu=9000 --net user --name box \
@@ -241,7 +239,7 @@ mod tests {
                     mode: CmdlineMode::Extend,
                     text: "--".to_owned(),
                 },
-                cpus: 4,
+                cpus: "4,sockets=1,cores=2,threads=2".parse().unwrap(),
                 memory: 1 << 30,
                 serial: SerialConfig::File("s".into()),
                 boot_protocol: BootProtocol::Pvh,

@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::CpusConfig;
 use super::net::NetConfigError;
 
 /// Why a configuration cannot be used.
@@ -19,6 +20,47 @@ pub enum ConfigError {
         cpus: u32,
         /// KVM's maximum.
         max: u32,
+    },
+    /// Sockets, cores and threads that are not as many vCPUs.
+    #[error(
+        "sockets={},cores={},threads={} make {product} CPUs, not {}; use --cpus {product},… or leave one of them out",
+        cpus.sockets(), cpus.cores(), cpus.threads(), cpus.count()
+    )]
+    CpusProduct {
+        /// What was given, and worked out from it.
+        cpus: CpusConfig,
+        /// The vCPUs that it makes.
+        product: u128,
+    },
+    /// vCPUs that cannot be divided evenly.
+    #[error("{count} CPUs cannot be divided evenly by {parts}; use a multiple of {unit}")]
+    CpusUneven {
+        /// Number of vCPUs.
+        count: u32,
+        /// By what they are divided.
+        parts: String,
+        /// The product of those.
+        unit: u64,
+    },
+    /// A count that would leave APIC ids out.
+    #[error(
+        "{part}={count} is not possible here: within a larger part the number must be a power of two; use {part}={below} or {part}={above}"
+    )]
+    CpusPowerOfTwo {
+        /// Whose number.
+        part: &'static str,
+        /// The number.
+        count: u32,
+        /// The next smaller power of two.
+        below: u32,
+        /// The next larger one.
+        above: u64,
+    },
+    /// A part of `--cpus` twice.
+    #[error("--cpus has {option} twice; leave one of them out")]
+    CpusOptionTwice {
+        /// The part.
+        option: &'static str,
     },
     /// Less memory than the first megabyte that every PC has.
     #[error("a VM needs at least 1M of memory, not {size} bytes; use a larger --memory")]

@@ -7,6 +7,7 @@
 
 #[macro_use]
 mod choice;
+pub mod cpus;
 pub mod disk;
 pub mod duration;
 mod error;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use cpus::CpusConfig;
 pub use disk::{Aio, Backing, Cache, DiskConfig, DiskFormat};
 pub use error::ConfigError;
 pub use limits::{check_cpus, check_memory};
@@ -32,7 +34,7 @@ pub use serial::SerialConfig;
 pub const MEMORY_DEFAULT: u64 = 256 << 20;
 
 /// vCPUs unless asked otherwise.
-pub const CPUS_DEFAULT: u32 = 1;
+pub const CPUS_DEFAULT: CpusConfig = CpusConfig::new(1);
 
 /// Characters of a VM's name at most: those of a host's name.
 const NAME_LEN: usize = 63;
@@ -58,9 +60,9 @@ pub struct VmConfig {
     /// How the kernel is entered.
     #[serde(default)]
     pub boot_protocol: BootProtocol,
-    /// Number of vCPUs.
+    /// The vCPUs; a number, or a text such as `4,threads=2`.
     #[serde(default = "default_cpus")]
-    pub cpus: u32,
+    pub cpus: CpusConfig,
     /// Size of guest RAM in bytes; a text such as `512M` does as well.
     #[serde(default = "default_memory", deserialize_with = "size::deserialize")]
     pub memory: u64,
@@ -90,7 +92,7 @@ pub struct VmConfig {
     pub timeout: Option<Duration>,
 }
 
-fn default_cpus() -> u32 {
+fn default_cpus() -> CpusConfig {
     CPUS_DEFAULT
 }
 
@@ -126,7 +128,7 @@ impl VmConfig {
     /// # Errors
     /// The first [`ConfigError`] found.
     pub fn validated(self) -> Result<Self, ConfigError> {
-        limits::cpus_present(self.cpus)?;
+        limits::cpus_present(self.cpus.count())?;
         limits::memory_usable(self.memory)?;
         if self.kernel.as_os_str().is_empty() {
             return Err(ConfigError::EmptyPath { what: "kernel" });
@@ -139,10 +141,10 @@ impl VmConfig {
             return Err(ConfigError::EmptyPath { what: "initrd" });
         }
         for disk in &self.disks {
-            disk.check(self.cpus)?;
+            disk.check(self.cpus.count())?;
         }
         for net in &self.nets {
-            net.check(self.cpus)?;
+            net.check(self.cpus.count())?;
         }
         net::check_together(&self.nets, self.cmdline.has_key("ip"))?;
         self.name.as_deref().map_or(Ok(()), check_name)?;
@@ -283,7 +285,7 @@ mod tests {
         let cases: [(VmConfig, &str); 7] = [
             (
                 VmConfig {
-                    cpus: 0,
+                    cpus: CpusConfig::new(0),
                     ..config()
                 },
                 "at least 1 CPU",

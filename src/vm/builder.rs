@@ -24,7 +24,9 @@ use crate::boot::{
     check_cmdline, mptable,
 };
 use crate::config::net::NetBackend;
-use crate::config::{self, CmdlineMode, Irqchip, SerialConfig, Transport, UnpackInitrd, VmConfig};
+use crate::config::{
+    self, CmdlineMode, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd, VmConfig,
+};
 use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
 use crate::devices::virtio::transport::Doorbells;
@@ -73,9 +75,9 @@ impl Inputs {
         let kvm = host::open_kvm()?;
         let backend = Backend::detect();
         // Every KVM has one.
-        if config.cpus > 1 {
+        if config.cpus.count() > 1 {
             let max_vcpus = u32::try_from(kvm.get_max_vcpus()).unwrap_or(u32::MAX);
-            config::check_cpus(config.cpus, max_vcpus)?;
+            config::check_cpus(config.cpus.count(), max_vcpus)?;
         }
         // Asked once: it takes 0.3 ms on kvm-pvm hosts.
         let supported = kvm
@@ -93,7 +95,7 @@ impl Inputs {
         };
         let disks = disks::open(config)?;
         let nets = nets::open(config)?;
-        let advice = advice::kernel_options(backend, config.cpus);
+        let advice = advice::kernel_options(backend, config.cpus.count());
         let user = match config.cmdline.mode {
             CmdlineMode::Extend => UserCmdline::Extend(&config.cmdline.text),
             CmdlineMode::Replace => UserCmdline::Replace(&config.cmdline.text),
@@ -206,7 +208,7 @@ pub fn build(
     register_memory(&vm, &ram)?;
 
     let irqchip = irqchip_mode(config.irqchip, &cmdline);
-    let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus)?);
+    let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus.count())?);
     let vcpu_fds = create_vcpus(&vm, &kvm, &supported, config.cpus)?;
 
     let lifecycle =
@@ -223,7 +225,7 @@ pub fn build(
     let buses = super::devices::build(&interrupts, &lifecycle, writer, ram.size(), transports)?;
 
     let acpi_config = acpi::AcpiConfig {
-        cpus: config.cpus,
+        cpus: config.cpus.count(),
         legacy_pic: irqchip == IrqchipMode::Kernel,
         pci_devices: match config.transport {
             Transport::Pci => device_count,
@@ -354,21 +356,23 @@ fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
     }
 }
 
-/// Creates the vCPUs with their CPUID and firmware MSRs.
+/// Creates the vCPUs with their CPUID and firmware MSRs; KVM takes a vCPU's id for its APIC id.
 fn create_vcpus(
     vm: &VmFd,
     kvm: &Kvm,
     supported: &CpuId,
-    cpus: u32,
+    cpus: CpusConfig,
 ) -> Result<Vec<VcpuFd>, BuildError> {
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     let mut fds = Vec::new();
-    for id in 0..cpus {
+    for id in 0..cpus.count() {
         let fd = vm
             .create_vcpu(u64::from(id))
             .map_err(|source| BuildError::CreateVcpu { id, source })?;
         let topology = Topology {
-            cpus,
+            sockets: cpus.sockets(),
+            cores: cpus.cores(),
+            threads: cpus.threads(),
             tsc_deadline,
             // Where KVM cannot tell, the guest reads kvmclock.
             tsc_khz: fd.get_tsc_khz().unwrap_or(0),

@@ -81,7 +81,7 @@ fn open_one(net: &NetConfig, number: usize, config: &VmConfig) -> Result<OpenNet
     let tap = tap::open(&TapOptions {
         source,
         pairs: net.queues,
-        vcpus: u16::try_from(config.cpus).unwrap_or(u16::MAX),
+        vcpus: u16::try_from(config.cpus.count()).unwrap_or(u16::MAX),
         mtu: net.mtu,
         offload: net.offload == Offload::On,
     })?;

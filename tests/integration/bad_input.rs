@@ -310,6 +310,8 @@ fn processors_that_cannot_be() {
     refuses(USAGE, &["at least 1 CPU"], with("0"));
     refuses(USAGE, &["100000", "more than"], with("100000"));
     refuses(USAGE, &["--cpus"], with("two"));
+    refuses(USAGE, &["make 8 CPUs, not 4"], with("4,sockets=2,cores=4"));
+    refuses(USAGE, &["cores=2 or cores=4"], with("6,sockets=2"));
 }
 
 #[test]

@@ -124,6 +124,17 @@ fn processors_start_by_init_and_sipi() {
 }
 
 #[test]
+fn processors_are_where_their_apic_ids_say() {
+    // (--cpus, threads of a core, processors of a socket)
+    for (cpus, threads, socket) in [("4,sockets=2,threads=2", 2, 2), ("4,threads=2", 2, 4)] {
+        let line = format!("bare.cpus=4 bare.threads={threads} bare.socket={socket}");
+        let outcome = Mayfly::bare("smp").args(["--cpus", cpus, "--cmdline", &line]);
+        let outcome = outcome.outcome();
+        outcome.all_held().printed("cpus=4\n");
+    }
+}
+
+#[test]
 fn clocks_tell_the_time() {
     let before = seconds_now();
     let outcome = Mayfly::bare("time").outcome();

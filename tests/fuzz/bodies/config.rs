@@ -45,7 +45,10 @@ fn check_config(text: &str) {
     };
     match config.validated() {
         Ok(config) => {
-            assert!(config.cpus > 0 && config.memory >= 1 << 20);
+            let cpus = config.cpus;
+            assert!(cpus.count() > 0 && config.memory >= 1 << 20);
+            let parts = [cpus.sockets(), cpus.cores(), cpus.threads()];
+            assert_eq!(parts.iter().product::<u32>(), cpus.count());
             let written = serde_json::to_string(&config).expect("it came from JSON");
             let back: VmConfig = serde_json::from_str(&written).expect("it was written by us");
             assert_eq!(back, config);
