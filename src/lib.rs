@@ -49,6 +49,8 @@ pub mod memory;
 pub mod one_line;
 pub mod process;
 pub mod terminal;
+#[cfg(test)]
+mod tools_for_tests;
 pub mod user_cache;
 pub mod vcpu;
 pub mod vm;

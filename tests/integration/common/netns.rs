@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
+use super::built::need;
 use super::disk::tool;
 
 /// How long a host waits for an answer of a guest whose kernel may be interpreted.
@@ -31,6 +32,8 @@ impl Namespace {
     /// everybody.
     #[track_caller]
     pub fn new() -> Self {
+        // There they could not be fetched.
+        need(&["ip", "passt"]);
         let made = in_new_thread(|| {
             // SAFETY: of the namespaces only the network's is left, which no code has
             // handles of that it expects to stay valid.

@@ -18,7 +18,7 @@ use std::time::Duration;
 use machine::EmulatedHost;
 use root::RootTree;
 
-use crate::common::built::built_by;
+use crate::common::built::{built_by, need};
 
 const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 
@@ -47,6 +47,7 @@ fn found(program: &str) -> PathBuf {
 /// A root disk with everything that a test or a user's command needs: mayfly, the
 /// guests, the build scripts (which find their guests in the cache) and a shell.
 pub fn mayfly_root() -> RootTree {
+    need(&["ip", "passt"]);
     let mut root = RootTree::new(host_files());
     root.add_program(Path::new(MAYFLY));
     for program in [

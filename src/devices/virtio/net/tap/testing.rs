@@ -15,6 +15,7 @@ use rustix::thread::{
 };
 
 use super::{TapOptions, TapSource};
+use crate::tools_for_tests::need;
 
 /// An ordinary user.
 pub(super) const USER: u32 = 1000;
@@ -22,6 +23,8 @@ pub(super) const USER: u32 = 1000;
 /// Runs `test` on a thread of its own, which alone is in a new network namespace with
 /// nothing but `lo` in it. Programs that it starts are there, too.
 pub(super) fn in_namespace(test: impl FnOnce() + Send) {
+    // There it could not be fetched.
+    need("ip");
     let run = || {
         // SAFETY: this thread shares its network namespace with no code that relies on it.
         let answer = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
@@ -63,7 +66,7 @@ pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 /// Runs `ip` with `words`; what it printed.
 pub(super) fn ip(words: &str) -> String {
     let output = Command::new("ip").args(words.split_whitespace()).output();
-    let output = output.expect("these tests need 'ip' (package iproute2)");
+    let output = output.expect("run ip");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "ip {words}: {error}");
     String::from_utf8(output.stdout).unwrap()
