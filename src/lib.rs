@@ -50,6 +50,7 @@ pub mod one_line;
 pub mod process;
 pub mod terminal;
 #[cfg(test)]
+#[path = "../tests/integration/common/tools.rs"]
 mod tools_for_tests;
 pub mod user_cache;
 pub mod vcpu;

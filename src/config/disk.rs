@@ -8,7 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, size};
+use super::{ConfigError, number, size};
 
 /// Bytes of a disk's serial number (virtio 1.2 §5.2.6, VIRTIO_BLK_ID_BYTES).
 pub const SERIAL_LEN: usize = 20;
@@ -252,14 +252,6 @@ fn parts(text: &[u8]) -> Vec<OsString> {
     }
     parts.push(OsString::from_vec(part));
     parts
-}
-
-fn number<N: FromStr>(option: &'static str, given: &str) -> Result<N, ConfigError> {
-    given.parse().map_err(|_| ConfigError::Choice {
-        option,
-        given: given.to_owned(),
-        expected: "a number",
-    })
 }
 
 fn limit(limit: &'static str, value: u64) -> Result<NonZeroU64, ConfigError> {

@@ -167,6 +167,15 @@ impl VmConfig {
     }
 }
 
+/// The number that is given to `option`.
+fn number<N: FromStr>(option: &'static str, given: &str) -> Result<N, ConfigError> {
+    given.parse().map_err(|_| ConfigError::Choice {
+        option,
+        given: given.to_owned(),
+        expected: "a number",
+    })
+}
+
 fn check_name(name: &str) -> Result<(), ConfigError> {
     let usual = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.is_empty() || name.len() > NAME_LEN || !name.bytes().all(usual) {

@@ -47,51 +47,43 @@ pub fn open(config: &VmConfig) -> Result<Vec<OpenNet>, BuildError> {
 
 fn open_one(net: &NetConfig, number: usize, config: &VmConfig) -> Result<OpenNet, BuildError> {
     let name = format!("eth{number}");
-    let vm = config.name.as_deref();
-    let derived = MacAddress::derived(vm.unwrap_or(UNNAMED), &name);
-    let mut opened = OpenNet {
-        link: Link {
-            ports: Vec::new(),
-            watch: None,
-            offloads: Default::default(),
-            mtu: 0,
-        },
-        options: NetOptions {
-            mac: net.mac.unwrap_or(derived).bytes(),
-            limits: limits(net),
-            name,
-        },
-        tap: None,
-        passt: None,
+    let at_tap = |source| {
+        tap::open(&TapOptions {
+            source,
+            pairs: net.queues,
+            vcpus: u16::try_from(config.cpus.count()).unwrap_or(u16::MAX),
+            mtu: net.mtu,
+            offload: net.offload == Offload::On,
+        })
+        .map(|tap| (tap.link, Some(tap.name), None))
     };
-    let source = match &net.backend {
-        NetBackend::Tap(name) => TapSource::Existing(name.clone()),
-        NetBackend::NewTap => TapSource::New,
-        NetBackend::Descriptors(fds) => TapSource::Inherited(fds.clone()),
+    let (link, tap, passt) = match &net.backend {
+        NetBackend::Tap(name) => at_tap(TapSource::Existing(name.clone()))?,
+        NetBackend::NewTap => at_tap(TapSource::New)?,
+        NetBackend::Descriptors(fds) => at_tap(TapSource::Inherited(fds.clone()))?,
         NetBackend::User { forwards } => {
             let (link, passt) = user::start(&UserOptions {
                 forwards: forwards.iter().map(forward).collect(),
                 mtu: net.mtu,
             })?;
-            opened.link = link;
-            opened.passt = Some(passt);
-            return Ok(opened);
+            (link, None, Some(passt))
         }
     };
-    let tap = tap::open(&TapOptions {
-        source,
-        pairs: net.queues,
-        vcpus: u16::try_from(config.cpus.count()).unwrap_or(u16::MAX),
-        mtu: net.mtu,
-        offload: net.offload == Offload::On,
-    })?;
     // VMs without names are told apart by their taps.
-    if net.mac.is_none() && vm.is_none() {
-        opened.options.mac = MacAddress::derived(UNNAMED, &tap.name).bytes();
-    }
-    opened.link = tap.link;
-    opened.tap = Some(tap.name);
-    Ok(opened)
+    let derived = match (&config.name, &tap) {
+        (None, Some(tap)) => MacAddress::derived(UNNAMED, tap),
+        (vm, _) => MacAddress::derived(vm.as_deref().unwrap_or(UNNAMED), &name),
+    };
+    Ok(OpenNet {
+        link,
+        options: NetOptions {
+            mac: net.mac.unwrap_or(derived).bytes(),
+            limits: limits(net),
+            name,
+        },
+        tap,
+        passt,
+    })
 }
 
 impl OpenNet {

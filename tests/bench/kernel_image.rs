@@ -8,7 +8,6 @@
 //! the results.
 
 #[path = "../integration/common/built.rs"]
-#[allow(dead_code, reason = "shared with the integration tests")]
 mod built;
 #[path = "../integration/common/tiny.rs"]
 #[allow(dead_code, reason = "shared with the integration tests")]

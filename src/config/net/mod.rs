@@ -13,7 +13,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, size};
+use super::{ConfigError, number, size};
 pub use error::NetConfigError;
 pub use forward::{Forward, Protocol};
 pub use mac::MacAddress;
@@ -309,14 +309,6 @@ fn address(text: &str) -> Result<StaticAddress, NetConfigError> {
     });
     parsed.ok_or_else(|| NetConfigError::Address {
         given: text.to_owned(),
-    })
-}
-
-fn number<N: FromStr>(option: &'static str, given: &str) -> Result<N, ConfigError> {
-    given.parse().map_err(|_| ConfigError::Choice {
-        option,
-        given: given.to_owned(),
-        expected: "a number",
     })
 }
 

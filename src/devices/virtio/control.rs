@@ -5,6 +5,7 @@
 //! whatever reason, acknowledges everything.
 
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -165,6 +166,12 @@ impl<S> Drop for Ending<S> {
     fn drop(&mut self) {
         self.0.end();
     }
+}
+
+/// The descriptor of `event`, as rustix takes it.
+pub fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+    // SAFETY: `event` keeps the descriptor open for as long as it is borrowed.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 #[cfg(test)]

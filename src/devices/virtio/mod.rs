@@ -16,6 +16,7 @@ pub mod front;
 mod lookout;
 pub mod net;
 pub mod queue;
+pub mod queue_thread;
 pub mod rate_limiter;
 pub mod rng;
 #[cfg(test)]

@@ -15,7 +15,6 @@
 //! guest asks for costs the host one thread's time at most, as a vCPU does.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Builder, JoinHandle};
@@ -25,6 +24,7 @@ use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::control::borrow;
 use super::device::{ActivateError, Activation, ActiveQueue, DeviceType};
 use super::device::{VirtioDevice, VirtioInterrupt};
 use super::queue::{Chain, QueueError};
@@ -260,12 +260,6 @@ impl Serving {
         }
         Ok(())
     }
-}
-
-/// The descriptor of `event`, as rustix takes it.
-fn borrow(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: `event` keeps the descriptor open for as long as it is borrowed.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// Fills the writable buffers with random bytes, up to [`MOST_BYTES`] or to the first

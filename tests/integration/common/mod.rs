@@ -14,6 +14,7 @@ pub mod running;
 pub mod startup;
 pub mod terminal;
 pub mod tiny;
+pub mod tools;
 pub mod trace;
 
 pub use guests::bare;

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
-use super::built::need;
 use super::disk::tool;
+use super::tools::need;
 
 /// How long a host waits for an answer of a guest whose kernel may be interpreted.
 const PATIENCE: Duration = Duration::from_secs(10);

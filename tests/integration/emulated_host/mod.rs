@@ -18,7 +18,8 @@ use std::time::Duration;
 use machine::EmulatedHost;
 use root::RootTree;
 
-use crate::common::built::{built_by, need};
+use crate::common::built::built_by;
+use crate::common::tools::need;
 
 const MAYFLY: &str = env!("CARGO_BIN_EXE_mayfly");
 

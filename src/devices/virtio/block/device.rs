@@ -12,7 +12,6 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
 use thiserror::Error;
 
@@ -20,7 +19,7 @@ use super::config_space::ConfigSpace;
 use super::counters::BlockCounters;
 use super::disk::{Access, Disk};
 use super::poll::Poll;
-use super::pool::{Pool, Returns, STACK};
+use super::pool::{Pool, Returns};
 use super::report::Report;
 use super::request::{Geometry, ID_LEN, SECTOR};
 use super::ring::{Ring, Surroundings};
@@ -32,6 +31,7 @@ use crate::devices::virtio::control::{Command, Control, Ended};
 use crate::devices::virtio::device::{ActivateError, Activation, DeviceType, VirtioDevice};
 use crate::devices::virtio::lookout::Lookout;
 use crate::devices::virtio::queue::Chain;
+use crate::devices::virtio::queue_thread::QueueThread;
 use crate::devices::virtio::rate_limiter::{RateLimiter, RateLimits};
 use crate::memory::GuestRam;
 
@@ -87,27 +87,10 @@ pub enum BlockError {
     },
 }
 
-/// One queue's thread.
-struct QueueThread {
-    control: Arc<Control<Session>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for QueueThread {
-    fn drop(&mut self) {
-        // One that has ended need not be asked.
-        let _ = self.control.post(Command::End);
-        if let Some(thread) = self.thread.take() {
-            // Its panics are caught and told of.
-            let _ = thread.join();
-        }
-    }
-}
-
 /// A disk for the guest.
 pub struct Block {
     // Ends before the pool, which is made use of until then.
-    threads: Vec<QueueThread>,
+    threads: Vec<QueueThread<Session>>,
     _pool: Pool,
     name: String,
     disk: Arc<dyn Disk>,
@@ -174,17 +157,6 @@ impl Block {
         LimitsHandle {
             limiter: Arc::clone(&self.limiter),
             controls: controls.cloned().collect(),
-        }
-    }
-
-    /// Has all threads do the same, and waits until they have.
-    fn ask_all(&self, command: fn() -> Command<Session>) {
-        for thread in &self.threads {
-            // A thread that has ended does nothing any more, which is as good.
-            let _ = thread.control.post(command());
-        }
-        for thread in &self.threads {
-            let _ = thread.control.wait_done();
         }
     }
 }
@@ -258,17 +230,17 @@ impl VirtioDevice for Block {
 
     fn reset(&mut self) {
         if self.active.take().is_some() {
-            self.ask_all(|| Command::Stop);
+            QueueThread::ask_all(&self.threads, || Command::Stop);
         }
         self.config.reset();
     }
 
     fn pause(&mut self) {
-        self.ask_all(|| Command::Pause);
+        QueueThread::ask_all(&self.threads, || Command::Pause);
     }
 
     fn resume(&mut self) {
-        self.ask_all(|| Command::Resume);
+        QueueThread::ask_all(&self.threads, || Command::Resume);
     }
 }
 
@@ -370,7 +342,7 @@ impl Start<'_> {
         sleeper: Sleeper,
         around: Surroundings,
         pool: &Pool,
-    ) -> io::Result<QueueThread> {
+    ) -> io::Result<QueueThread<Session>> {
         let queue = around.queue;
         let most = usize::from(QUEUE_SIZE);
         let control = Arc::clone(&around.control);
@@ -398,14 +370,8 @@ impl Start<'_> {
             transferred: Vec::with_capacity(most),
             finished: Vec::with_capacity(most),
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("blk-{}-{queue}", self.name))
-            .stack_size(STACK)
-            .spawn(move || worker.run())?;
-        Ok(QueueThread {
-            control,
-            thread: Some(thread),
-        })
+        let name = format!("blk-{}-{queue}", self.name);
+        QueueThread::start(name, control, move || worker.run())
     }
 }
 

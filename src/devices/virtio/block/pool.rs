@@ -17,9 +17,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::counters::BlockCounters;
 use super::disk::Disk;
 use super::slots::Request;
-
-/// Stack of a thread that serves a disk.
-pub const STACK: usize = 256 << 10;
+use crate::devices::virtio::queue_thread::STACK;
 
 /// A request that was carried out, and how that went.
 pub type Finished = (Box<Request>, io::Result<()>);

@@ -11,7 +11,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 
 use thiserror::Error;
 
@@ -32,6 +31,7 @@ use crate::devices::virtio::device::{
     ActivateError, Activation, ActiveQueue, DeviceType, VirtioDevice,
 };
 use crate::devices::virtio::lookout::Lookout;
+use crate::devices::virtio::queue_thread::QueueThread;
 use crate::devices::virtio::rate_limiter::{RateLimiter, RateLimits};
 use crate::memory::GuestRam;
 
@@ -41,9 +41,6 @@ pub const QUEUE_SIZE: u16 = 256;
 pub const CONTROL_QUEUE_SIZE: u16 = 64;
 /// Queue pairs of a device at most (§5.1.4.1).
 pub const MOST_PAIRS: usize = 0x8000;
-
-/// The stack of a thread that serves a queue pair.
-const STACK: usize = 256 << 10;
 
 /// What a network device is to be like.
 #[derive(Clone, Debug)]
@@ -87,26 +84,9 @@ pub enum NetError {
     },
 }
 
-/// One queue pair's thread.
-struct PairThread {
-    control: Arc<Control<Session>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for PairThread {
-    fn drop(&mut self) {
-        // One that has ended need not be asked.
-        let _ = self.control.post(Command::End);
-        if let Some(thread) = self.thread.take() {
-            // Its panics are caught and told of.
-            let _ = thread.join();
-        }
-    }
-}
-
 /// A network interface for the guest.
 pub struct Net {
-    threads: Vec<PairThread>,
+    threads: Vec<QueueThread<Session>>,
     features: u64,
     config: ConfigSpace,
     link: Arc<LinkStatus>,
@@ -198,7 +178,7 @@ impl Net {
         watch: Option<Box<dyn LinkWatch>>,
         ram: &GuestRam,
         name: &str,
-    ) -> Result<PairThread, NetError> {
+    ) -> Result<QueueThread<Session>, NetError> {
         let index = self.threads.len();
         let no_descriptor = |source| NetError::Descriptor {
             name: name.to_owned(),
@@ -221,29 +201,13 @@ impl Net {
             receive: Receive::new(ram.clone(), QUEUE_SIZE),
             transmit: Transmit::new(ram.clone(), QUEUE_SIZE),
         };
-        let thread = Builder::new()
-            .name(format!("net-{name}-{index}"))
-            .stack_size(STACK)
-            .spawn(move || worker.run())
-            .map_err(|source| NetError::Thread {
+        let life = move || worker.run();
+        QueueThread::start(format!("net-{name}-{index}"), control, life).map_err(|source| {
+            NetError::Thread {
                 name: name.to_owned(),
                 source,
-            })?;
-        Ok(PairThread {
-            control,
-            thread: Some(thread),
+            }
         })
-    }
-
-    /// Has all threads do the same, and waits until they have.
-    fn ask_all(&self, command: fn() -> Command<Session>) {
-        for thread in &self.threads {
-            // A thread that has ended does nothing any more, which is as good.
-            let _ = thread.control.post(command());
-        }
-        for thread in &self.threads {
-            let _ = thread.control.wait_done();
-        }
     }
 }
 
@@ -302,17 +266,17 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self) {
         if std::mem::take(&mut self.active) {
-            self.ask_all(|| Command::Stop);
+            QueueThread::ask_all(&self.threads, || Command::Stop);
         }
         self.link.announced();
     }
 
     fn pause(&mut self) {
-        self.ask_all(|| Command::Pause);
+        QueueThread::ask_all(&self.threads, || Command::Pause);
     }
 
     fn resume(&mut self) {
-        self.ask_all(|| Command::Resume);
+        QueueThread::ask_all(&self.threads, || Command::Resume);
     }
 }
 

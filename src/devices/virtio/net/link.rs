@@ -30,6 +30,19 @@ pub struct Offloads {
     pub uso: bool,
 }
 
+impl Offloads {
+    /// What both leave to the other side.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            checksum: self.checksum && other.checksum,
+            tso4: self.tso4 && other.tso4,
+            tso6: self.tso6 && other.tso6,
+            ecn: self.ecn && other.ecn,
+            uso: self.uso && other.uso,
+        }
+    }
+}
+
 /// What became of a frame that was to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sent {

@@ -6,13 +6,15 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
+
+use crate::devices::virtio::control::borrow;
 
 /// Sources there are.
 const SOURCES: usize = 6;
@@ -215,12 +217,6 @@ fn flags(writable: bool) -> EventFlags {
         true => flags | EventFlags::OUT,
         false => flags,
     }
-}
-
-/// The descriptor of `event`, as rustix takes it.
-fn borrow(event: &EventFd) -> BorrowedFd<'_> {
-    // SAFETY: `event` keeps the descriptor open for as long as it is borrowed.
-    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 #[cfg(test)]

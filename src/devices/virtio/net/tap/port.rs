@@ -170,14 +170,7 @@ impl Port for TapPort {
 
     fn set_offloads(&mut self, guest: Offloads) -> io::Result<()> {
         self.system_calls += 1;
-        let both = Offloads {
-            checksum: guest.checksum && self.offloads.checksum,
-            tso4: guest.tso4 && self.offloads.tso4,
-            tso6: guest.tso6 && self.offloads.tso6,
-            ecn: guest.ecn && self.offloads.ecn,
-            uso: guest.uso && self.offloads.uso,
-        };
-        ioctl::set_offloads(self.queue.as_fd(), both)
+        ioctl::set_offloads(self.queue.as_fd(), guest.and(self.offloads))
     }
 
     fn set_enabled(&mut self, enabled: bool) -> io::Result<()> {

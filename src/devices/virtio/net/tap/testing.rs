@@ -24,7 +24,7 @@ pub(super) const USER: u32 = 1000;
 /// nothing but `lo` in it. Programs that it starts are there, too.
 pub(super) fn in_namespace(test: impl FnOnce() + Send) {
     // There it could not be fetched.
-    need("ip");
+    need(&["ip"]);
     let run = || {
         // SAFETY: this thread shares its network namespace with no code that relies on it.
         let answer = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
