@@ -10,8 +10,8 @@ use clap::{ArgAction, Args};
 
 use super::{default_guest, exit_codes, logging, say};
 use crate::config::{
-    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, CpusConfig, DiskConfig, Irqchip,
-    NetConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
+    self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, CpuModel, CpusConfig, DiskConfig,
+    Irqchip, Kaslr, NetConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
@@ -108,6 +108,23 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "KIND", default_value = "auto")]
     irqchip: Irqchip,
 
+    /// The processor that the guest sees: host, x86-64-v2, x86-64-v3 or x86-64-v4
+    #[arg(long = "cpu", value_name = "MODEL", default_value = "host")]
+    cpu_model: CpuModel,
+
+    /// Put the kernel at a random address: auto (if it can be moved), on, off
+    #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
+          default_value = "auto", default_missing_value = "on")]
+    kaslr: Kaslr,
+
+    /// Start again when the guest resets itself, instead of ending
+    #[arg(long)]
+    reboot: bool,
+
+    /// Write where the vCPUs spend their time as folded stacks, for flame graphs
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
+
     /// Stop the VM after a while, for example 90s or 5m
     #[arg(long, value_name = "DURATION", value_parser = config::duration::parse)]
     timeout: Option<Duration>,
@@ -195,6 +212,10 @@ impl RunArgs {
             transport: self.transport,
             scratch_dir: self.scratch_dir,
             rng: self.rng,
+            cpu_model: self.cpu_model,
+            kaslr: self.kaslr,
+            reboot: self.reboot,
+            profile: self.profile,
             timeout: self.timeout,
             ..VmConfig::new(self.kernel.unwrap_or_else(|| DEFAULT_GUEST.into()))
         }
@@ -227,6 +248,7 @@ mod tests {
                     --memory 1GiB --serial file=s --boot-protocol pvh --irqchip kernel \
                     --disk path=a --disk b,readonly --transport mmio --scratch-dir d --rng \
                     --net tap=t,mtu=9000 --net user --name box \
+                    --cpu x86-64-v3 --kaslr=off --reboot --profile p \
                     --timeout 5m --json -vv";
         let flags: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(
@@ -262,6 +284,10 @@ mod tests {
                 transport: Transport::Mmio,
                 scratch_dir: Some("d".into()),
                 rng: true,
+                cpu_model: CpuModel::V3,
+                kaslr: Kaslr::Off,
+                reboot: true,
+                profile: Some("p".into()),
                 timeout: Some(Duration::from_secs(300)),
             }
         );
@@ -273,6 +299,7 @@ mod tests {
             config(&["--unpack-initrd"]).unpack_initrd,
             UnpackInitrd::Always
         );
+        assert_eq!(config(&["--kaslr"]).kaslr, Kaslr::On);
         let replaced = config(&["--cmdline-only", "quiet"]).cmdline;
         assert_eq!(replaced.mode, CmdlineMode::Replace);
         assert_eq!(replaced.text, "quiet");

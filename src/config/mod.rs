@@ -87,6 +87,18 @@ pub struct VmConfig {
     /// Whether the guest has a virtio entropy device.
     #[serde(default)]
     pub rng: bool,
+    /// Which processor the guest sees.
+    #[serde(default)]
+    pub cpu_model: CpuModel,
+    /// Whether the kernel is put at a random address.
+    #[serde(default)]
+    pub kaslr: Kaslr,
+    /// Whether a guest that resets itself starts again.
+    #[serde(default)]
+    pub reboot: bool,
+    /// Where a profile of the vCPUs is written.
+    #[serde(default)]
+    pub profile: Option<PathBuf>,
     /// After how long the VM is stopped.
     #[serde(default, with = "duration::optional")]
     pub timeout: Option<Duration>,
@@ -119,6 +131,10 @@ impl VmConfig {
             transport: Transport::default(),
             scratch_dir: None,
             rng: false,
+            cpu_model: CpuModel::default(),
+            kaslr: Kaslr::default(),
+            reboot: false,
+            profile: None,
             timeout: None,
         }
     }
@@ -273,6 +289,34 @@ choice!(
         Pci = "pci",
         /// virtio-mmio (virtio 1.2 §4.2), the smaller one.
         Mmio = "mmio",
+    }
+);
+
+choice!(
+    /// Which processor the guest sees: the features of a level of the x86-64 psABI at most.
+    CpuModel, "--cpu", "host, x86-64-v2, x86-64-v3 or x86-64-v4", {
+        /// Every feature that KVM offers.
+        #[default]
+        Host = "host",
+        /// Up to SSE4.2 and POPCNT.
+        V2 = "x86-64-v2",
+        /// Up to AVX2, BMI, FMA and MOVBE.
+        V3 = "x86-64-v3",
+        /// Up to AVX-512 F, BW, CD, DQ and VL.
+        V4 = "x86-64-v4",
+    }
+);
+
+choice!(
+    /// Whether the kernel is put at a random physical and virtual address.
+    Kaslr, "--kaslr", "auto, on or off", {
+        /// Where the kernel file has relocation data and the command line has no `nokaslr`.
+        #[default]
+        Auto = "auto",
+        /// Or the start fails.
+        On = "on",
+        /// At the address it was linked for.
+        Off = "off",
     }
 );
 
