@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memchr::memmem::Finder;
 use rustix::fs::OFlags;
@@ -28,7 +29,7 @@ pub(super) struct Image {
 
 #[derive(Debug)]
 enum Source {
-    File(File),
+    File(Arc<File>),
     Bytes(Vec<u8>),
 }
 
@@ -73,7 +74,7 @@ impl Image {
                     role,
                     len,
                     head: Vec::new(),
-                    source: Source::File(file),
+                    source: Source::File(Arc::new(file)),
                 };
                 let head = image.read_vec(0, HEAD)?;
                 Ok(Self { head, ..image })
@@ -100,7 +101,7 @@ impl Image {
             role: self.role,
             len,
             head: Vec::new(),
-            source: Source::File(file),
+            source: Source::File(Arc::new(file)),
         }
     }
 
@@ -122,10 +123,10 @@ impl Image {
         }
     }
 
-    /// The file, to be kept after the image.
-    pub(super) fn into_file(self) -> Option<File> {
-        match self.source {
-            Source::File(file) => Some(file),
+    /// The file, for others to keep as well.
+    pub(super) fn shared_file(&self) -> Option<Arc<File>> {
+        match &self.source {
+            Source::File(file) => Some(file.clone()),
             Source::Bytes(_) => None,
         }
     }

@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use linux_loader::elf;
 use rustix::fs::OFlags;
@@ -52,16 +53,17 @@ impl fmt::Display for Symbol {
     }
 }
 
-/// The files that may name the guest kernel's functions, open.
-#[derive(Debug)]
+/// The files that may name the guest kernel's functions, open. Cloning is cheap.
+#[derive(Clone, Debug)]
 pub struct Symbols {
-    elf: Option<File>,
-    map: Option<File>,
+    elf: Option<Arc<File>>,
+    map: Option<Arc<File>>,
 }
 
 impl Symbols {
     /// From the kernel's ELF file and its `System.map`. `None` without either.
-    pub(super) fn new(elf: Option<File>, map: Option<File>) -> Option<Self> {
+    pub(super) fn new(elf: Option<Arc<File>>, map: Option<File>) -> Option<Self> {
+        let map = map.map(Arc::new);
         (elf.is_some() || map.is_some()).then_some(Self { elf, map })
     }
 

@@ -6,7 +6,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -16,10 +16,9 @@ use rustix::time::{
 };
 use thiserror::Error;
 
+use super::devices::Panel;
 use super::exit::ExitReason;
-use super::lifecycle::Lifecycle;
 use crate::console::{Input, Patience, patient};
-use crate::devices::serial::Serial;
 use crate::terminal::{self, RawMode};
 
 /// Signals that come as events: the first four end the VM as the user's wish,
@@ -82,7 +81,6 @@ impl Source {
 /// The way from the user's keyboard (or pipe, or file) to the guest's serial port.
 struct Typing {
     input: Input,
-    serial: Arc<Mutex<Serial>>,
     /// Whether epoll watches the input now.
     watched: bool,
     /// Present for a keyboard: the terminal, restored when this is dropped, and
@@ -106,7 +104,8 @@ impl Signals {
 
 /// Everything the main thread waits for.
 pub struct Control {
-    lifecycle: Arc<Lifecycle>,
+    /// The machine that all this is for.
+    panel: Panel,
     timeout: Option<OwnedFd>,
     signals: OwnedFd,
     typing: Option<Typing>,
@@ -119,18 +118,24 @@ impl Control {
     /// [`ControlError`] names what the host refused.
     pub fn new(
         signals: Signals,
-        lifecycle: Arc<Lifecycle>,
-        serial: Arc<Mutex<Serial>>,
+        panel: Panel,
         input: Option<Input>,
         timeout: Option<Duration>,
     ) -> Result<Self, ControlError> {
         let timeout = timeout.map(timer_after).transpose();
         Ok(Self {
-            lifecycle,
+            panel,
             timeout: timeout.map_err(ControlError::Timer)?,
             signals: signals.0,
-            typing: input.map(|input| Typing::new(input, serial)).transpose()?,
+            typing: input.map(Typing::new).transpose()?,
         })
+    }
+
+    /// From now on all this is for another machine.
+    pub fn attend(&mut self, panel: Panel) {
+        self.panel = panel;
+        // Its serial port has room for what is waiting.
+        self.panel.lifecycle.history().wake_main_thread();
     }
 
     /// Handles whatever signals have come.
@@ -146,7 +151,7 @@ impl Control {
                 (Ok(libc::SIGCONT), Some(raw_mode)) => raw_mode.resume(),
                 (Ok(libc::SIGCONT), None) => Ok(()),
                 _ => {
-                    self.lifecycle.end(ExitReason::UserQuit);
+                    self.panel.lifecycle.end(ExitReason::UserQuit);
                     Ok(())
                 }
             };
@@ -160,7 +165,7 @@ impl Control {
         let Some(typing) = &mut self.typing else {
             return;
         };
-        if !typing.step(&self.lifecycle, ops, readable) {
+        if !typing.step(&self.panel, ops, readable) {
             typing.watch(ops, false);
             self.typing = None;
         }
@@ -168,7 +173,7 @@ impl Control {
 }
 
 impl Typing {
-    fn new(input: Input, serial: Arc<Mutex<Serial>>) -> Result<Self, ControlError> {
+    fn new(input: Input) -> Result<Self, ControlError> {
         let keyboard = match input.is_keyboard() {
             true => RawMode::enter(&input).map_err(ControlError::Terminal)?,
             false => None,
@@ -179,7 +184,6 @@ impl Typing {
             .map_err(ControlError::Timer)?;
         Ok(Self {
             input,
-            serial,
             watched: false,
             keyboard,
         })
@@ -191,10 +195,10 @@ impl Typing {
 
     /// Moves input on towards the guest as far as it goes now. False when all
     /// of it has been delivered and no more will come.
-    fn step(&mut self, lifecycle: &Lifecycle, ops: &mut EventOps, readable: bool) -> bool {
+    fn step(&mut self, panel: &Panel, ops: &mut EventOps, readable: bool) -> bool {
         let mut readable = readable;
         loop {
-            self.deliver();
+            self.deliver(panel);
             // A regular file is always readable.
             let can_read = readable || !self.input.pollable();
             if !(self.input.wants_more() && can_read) {
@@ -203,7 +207,7 @@ impl Typing {
             readable = false;
             let received = self.input.receive();
             if received.quit {
-                lifecycle.end(ExitReason::UserQuit);
+                panel.lifecycle.end(ExitReason::UserQuit);
             }
             if received.help {
                 // Whoever cannot be told keeps his terminal as it is.
@@ -219,10 +223,10 @@ impl Typing {
         more || !self.input.pending().is_empty()
     }
 
-    fn deliver(&mut self) {
+    fn deliver(&mut self, panel: &Panel) {
         let pending = self.input.pending();
         if !pending.is_empty() {
-            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut serial = panel.serial.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = serial.enqueue(pending);
             drop(serial);
             self.input.consume(taken);
@@ -277,8 +281,9 @@ fn readable(fd: RawFd, source: Source) -> Events {
 impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps) {
         let nap = self.typing.as_ref().and_then(|t| t.keyboard.as_ref());
+        let wake_up = self.panel.lifecycle.history().wake_up();
         let watched = [
-            (Some(self.lifecycle.wake_up().as_raw_fd()), Source::WakeUp),
+            (Some(wake_up.as_raw_fd()), Source::WakeUp),
             (Some(self.signals.as_raw_fd()), Source::Signal),
             (
                 self.timeout.as_ref().map(OwnedFd::as_raw_fd),
@@ -291,7 +296,7 @@ impl MutEventSubscriber for Control {
                 && let Err(error) = ops.add(readable(fd, source))
             {
                 let message = format!("cannot wait for events: {error:?}");
-                self.lifecycle.end(ExitReason::HostError { message });
+                self.panel.lifecycle.end(ExitReason::HostError { message });
             }
         }
         if let Some(typing) = &mut self.typing {
@@ -303,14 +308,14 @@ impl MutEventSubscriber for Control {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match Source::of(events) {
             // The end is noticed by whoever waits here for it.
-            Some(Source::WakeUp) if self.lifecycle.reason().is_some() => {}
+            Some(Source::WakeUp) if self.panel.lifecycle.reason().is_some() => {}
             Some(Source::WakeUp) => {
-                let _ = self.lifecycle.wake_up().read();
+                let _ = self.panel.lifecycle.history().wake_up().read();
                 self.type_in(ops, false);
             }
             None => {}
             Some(Source::Timeout) => {
-                self.lifecycle.end(ExitReason::Timeout);
+                self.panel.lifecycle.end(ExitReason::Timeout);
             }
             Some(Source::Signal) => self.signal(),
             Some(Source::Input) => self.type_in(ops, true),
