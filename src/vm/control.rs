@@ -2,6 +2,13 @@
 //!
 //! One subscriber of the event manager owns the descriptors; its handlers are
 //! short and never wait.
+//!
+//! | signal                    | what happens                                            |
+//! |---------------------------|---------------------------------------------------------|
+//! | SIGINT, SIGHUP, SIGQUIT   | the VM ends at once                                     |
+//! | SIGTERM                   | the power button; at once, if the guest has none, or had it before |
+//! | SIGTSTP                   | the VM is paused, then the process stops                |
+//! | SIGCONT                   | the VM goes on                                          |
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -20,9 +27,10 @@ use super::devices::Panel;
 use super::exit::ExitReason;
 use crate::console::{Input, Patience, patient};
 use crate::terminal::{self, RawMode};
+use crate::vcpu::kick;
 
-/// Signals that come as events: the first four end the VM as the user's wish,
-/// the others are the shell's job control.
+/// Signals that come as events: the first four are the user's wish to end the VM,
+/// the others the shell's job control.
 const SIGNALS: [libc::c_int; 6] = [
     libc::SIGINT,
     libc::SIGTERM,
@@ -33,8 +41,8 @@ const SIGNALS: [libc::c_int; 6] = [
 ];
 /// How long a terminal that belongs to somebody else is left alone.
 const BACKGROUND_NAP: Duration = Duration::from_millis(250);
-/// The main thread has better things to wait for than a reader of the help.
-const HELP_PATIENCE: Patience = Patience {
+/// The main thread has better things to wait for than a reader of what it says.
+const SHORT_PATIENCE: Patience = Patience {
     stall: Duration::from_millis(100),
     total: Duration::from_millis(100),
 };
@@ -109,6 +117,10 @@ pub struct Control {
     timeout: Option<OwnedFd>,
     signals: OwnedFd,
     typing: Option<Typing>,
+    /// Whether the power button was pressed.
+    pressed: bool,
+    /// Whether the process is to stop.
+    to_stop: bool,
 }
 
 impl Control {
@@ -128,6 +140,8 @@ impl Control {
             timeout: timeout.map_err(ControlError::Timer)?,
             signals: signals.0,
             typing: input.map(Typing::new).transpose()?,
+            pressed: false,
+            to_stop: false,
         })
     }
 
@@ -138,27 +152,72 @@ impl Control {
         self.panel.lifecycle.history().wake_main_thread();
     }
 
+    /// Whether the user wants to have the VM ended by its guest: a reset is as good
+    /// as a power-off then.
+    pub fn power_button_pressed(&self) -> bool {
+        self.pressed
+    }
+
+    /// Whether the process is to stop. The VM should be paused before it does.
+    pub fn is_to_stop(&self) -> bool {
+        self.to_stop
+    }
+
+    /// Stops the process, unless it was continued in the meantime. Returns when it
+    /// goes on.
+    pub fn stop(&mut self) {
+        self.signal();
+        if std::mem::take(&mut self.to_stop) && self.panel.lifecycle.reason().is_none() {
+            tell_of(match self.raw_mode() {
+                Some(raw_mode) => raw_mode.suspend(),
+                None => stop_self(),
+            });
+        }
+    }
+
     /// Handles whatever signals have come.
     fn signal(&mut self) {
         let mut info = [0u8; size_of::<libc::signalfd_siginfo>()];
         while rustix::io::read(&self.signals, &mut info).is_ok() {
             // `ssi_signo` is the first field, a 32-bit number.
             let number = info.first_chunk().map_or(0, |n| u32::from_ne_bytes(*n));
-            let raw_mode = self.typing.as_mut().and_then(Typing::raw_mode);
-            let outcome = match (libc::c_int::try_from(number), raw_mode) {
-                (Ok(libc::SIGTSTP), Some(raw_mode)) => raw_mode.suspend(),
-                (Ok(libc::SIGTSTP), None) => stop_self(),
-                (Ok(libc::SIGCONT), Some(raw_mode)) => raw_mode.resume(),
-                (Ok(libc::SIGCONT), None) => Ok(()),
+            match libc::c_int::try_from(number) {
+                Ok(libc::SIGTSTP) => self.to_stop = true,
+                Ok(libc::SIGCONT) => {
+                    self.to_stop = false;
+                    if let Some(raw_mode) = self.raw_mode() {
+                        tell_of(raw_mode.resume());
+                    }
+                }
+                Ok(libc::SIGTERM) if self.press_power_button() => {}
                 _ => {
                     self.panel.lifecycle.end(ExitReason::UserQuit);
-                    Ok(())
                 }
-            };
-            if let Err(error) = outcome {
-                log::warn!("cannot follow the shell's job control: {error}");
             }
         }
+    }
+
+    /// Has the guest power itself off, if it can be asked to: once, and if it listens.
+    fn press_power_button(&mut self) -> bool {
+        if self.pressed {
+            return false;
+        }
+        let power = self.panel.power.lock();
+        let mut power = power.unwrap_or_else(PoisonError::into_inner);
+        self.pressed = power.listens();
+        if self.pressed {
+            power.press_power_button();
+        } else {
+            drop(power);
+            let line = "mayfly: the guest does not listen to its power button: ending it\n";
+            // Whoever does not read it will see the exit code.
+            let _ = patient::write_all(io::stderr(), line.as_bytes(), SHORT_PATIENCE);
+        }
+        self.pressed
+    }
+
+    fn raw_mode(&mut self) -> Option<&mut RawMode> {
+        self.typing.as_mut().and_then(Typing::raw_mode)
     }
 
     fn type_in(&mut self, ops: &mut EventOps, readable: bool) {
@@ -211,7 +270,7 @@ impl Typing {
             }
             if received.help {
                 // Whoever cannot be told keeps his terminal as it is.
-                let _ = patient::write_all(io::stderr(), terminal::HELP.as_bytes(), HELP_PATIENCE);
+                let _ = patient::write_all(io::stderr(), terminal::HELP.as_bytes(), SHORT_PATIENCE);
             }
             if received.in_background {
                 self.nap(ops);
@@ -328,6 +387,12 @@ impl MutEventSubscriber for Control {
     }
 }
 
+fn tell_of(job_control: io::Result<()>) {
+    if let Err(error) = job_control {
+        log::warn!("cannot follow the shell's job control: {error}");
+    }
+}
+
 /// Stops the process, as SIGTSTP does where it is not blocked.
 fn stop_self() -> io::Result<()> {
     use rustix::process::{Signal, getpid, kill_process};
@@ -364,23 +429,44 @@ fn arm(timer: &OwnedFd, after: Duration) -> io::Result<()> {
 
 /// Blocks [`SIGNALS`] and gives a descriptor that becomes readable when one comes.
 fn signal_descriptor() -> io::Result<OwnedFd> {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set; the other calls get that set,
-    // valid signal numbers and no output pointer; the descriptor that signalfd
-    // returns belongs to nobody else.
+    let set = signal_set(&SIGNALS);
+    let before = change_mask(libc::SIG_BLOCK, &set)?;
+    // Whoever started the process may have left it with signals blocked; without this
+    // one no vCPU could be called out of its guest.
+    // SAFETY: the set is one that the kernel has filled in, the number a signal's.
+    if unsafe { libc::sigismember(&before, kick::signal()) } == 1 {
+        change_mask(libc::SIG_UNBLOCK, &signal_set(&[kick::signal()]))?;
+    }
+    // SAFETY: the set is initialised; the descriptor that signalfd returns belongs to
+    // nobody else.
     unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in SIGNALS {
-            libc::sigaddset(set.as_mut_ptr(), signal);
-        }
-        let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        let fd = libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set; sigaddset gets that set and valid
+    // signal numbers.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Changes which signals this thread blocks; gives what it blocked before.
+fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    let mut before = signal_set(&[]);
+    // SAFETY: both sets are initialised and live through the call.
+    match unsafe { libc::pthread_sigmask(how, set, &mut before) } {
+        0 => Ok(before),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }

@@ -51,7 +51,9 @@ pub fn run(
     let mut reboots: u64 = 0;
     let mut told = Instant::now();
     let mut reason = run_once(built, hardware, events, &mut tally)?;
-    while let (Some(inputs), ExitReason::Reset) = (inputs, &reason) {
+    while let (Some(inputs), ExitReason::Reset) = (inputs, &reason)
+        && !events.control()?.power_button_pressed()
+    {
         reboots = reboots.saturating_add(1);
         if reboots <= TOLD || told.elapsed() >= QUIET {
             tell(&format!("the guest resets: starting it again ({reboots})"));
@@ -96,7 +98,7 @@ fn run_once(
 ) -> Result<ExitReason, BuildError> {
     let lifecycle = built.panel.lifecycle.clone();
     let vm = RunningVm::start(built)?;
-    if let Err(error) = events.until_end(hardware, &lifecycle) {
+    if let Err(error) = events.until_end(&vm, hardware, &lifecycle) {
         // The guest has run: its end is told like any other, output and all.
         lifecycle.end(error.reason());
     }
@@ -134,7 +136,12 @@ impl Events {
 
     /// Serves events until the VM has ended. The serial output's thread is started
     /// when the VM has lived for a moment, beside the guest.
-    fn until_end(&mut self, hardware: &Hardware, lifecycle: &Lifecycle) -> Result<(), BuildError> {
+    fn until_end(
+        &mut self,
+        vm: &RunningVm,
+        hardware: &Hardware,
+        lifecycle: &Lifecycle,
+    ) -> Result<(), BuildError> {
         let writer_due = Instant::now() + WRITER_DELAY;
         let mut writer_runs = false;
         while lifecycle.reason().is_none() {
@@ -150,7 +157,19 @@ impl Events {
                     i32::try_from(left.as_millis()).map_or(FOR_EVER, |ms| ms.saturating_add(1))
                 }
             };
+            self.stop_if_wanted(vm)?;
             self.serve(timeout)?;
+        }
+        Ok(())
+    }
+
+    /// Stops the process where job control wants that, with the VM paused: its clock
+    /// does not go on while nobody runs.
+    fn stop_if_wanted(&mut self, vm: &RunningVm) -> Result<(), BuildError> {
+        let control = self.control()?;
+        if control.is_to_stop() && vm.pause() {
+            control.stop();
+            vm.resume();
         }
         Ok(())
     }
