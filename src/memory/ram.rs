@@ -51,6 +51,15 @@ pub enum MemoryError {
         #[source]
         source: std::io::Error,
     },
+    /// The host did not take the pages back.
+    #[error("cannot clear {size} bytes of guest memory")]
+    Clear {
+        /// Size of all guest memory in bytes.
+        size: u64,
+        /// What the host said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The range is not (wholly) RAM.
     #[error("guest memory {addr:#x}..+{len:#x} is not RAM")]
     NotRam {
@@ -206,6 +215,34 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Makes all guest RAM what it was when it was new: zeros, and no pages of the
+    /// host's but those that the backing keeps (locked, taken in advance). Marks it dirty.
+    ///
+    /// # Errors
+    /// [`MemoryError::Clear`] where the host does not take the pages back; what the
+    /// memory holds is then unknown.
+    pub fn clear(&self) -> Result<(), MemoryError> {
+        let size = self.size;
+        for region in self.backend.iter() {
+            let len = usize::try_from(region.len()).map_err(|_| MemoryError::Layout { size })?;
+            // SAFETY: the range is the whole mapping of a region that `self` keeps; what
+            // it holds is the guest's, and nobody keeps references to it.
+            unsafe {
+                rustix::mm::madvise(
+                    region.as_ptr().cast(),
+                    len,
+                    rustix::mm::Advice::LinuxDontNeed,
+                )
+            }
+            .map_err(|error| MemoryError::Clear {
+                size,
+                source: error.into(),
+            })?;
+            self.mark_dirty(region.start_addr().0, len);
+        }
+        Ok(())
+    }
+
     /// Reads a little-endian 64-bit word at an 8-byte-aligned address in one access.
     ///
     /// # Errors
@@ -350,6 +387,37 @@ mod tests {
         assert!(back[..10].iter().chain(&back[10_010..]).all(|b| *b == 0xff));
         assert!(back[10..10_010].iter().all(|b| *b == 0));
         assert!(ram.zero((1 << 20) - 1, 2).is_err());
+    }
+
+    /// Whether the page at `addr` is in the host's memory.
+    fn is_resident(ram: &GuestRam, addr: u64) -> bool {
+        let place = ram.host_ptr(addr, 4096).unwrap();
+        let mut state = 0_u8;
+        // SAFETY: the page is mapped, and the answer for one page is one byte.
+        let rc = unsafe { libc::mincore(place.cast(), 4096, &raw mut state) };
+        assert_eq!(rc, 0);
+        state & 1 == 1
+    }
+
+    #[test]
+    fn cleared_memory_is_zeros_and_the_hosts_again() {
+        let size = 5 << 30;
+        let ram = GuestRam::new(size).unwrap();
+        let places = [0, 0x1_2000, (3 << 30) - 4096, 4 << 30, (6 << 30) - 4096];
+        for place in places {
+            ram.write(place, &[0xa5; 4096]).unwrap();
+            assert!(is_resident(&ram, place), "{place:#x}");
+        }
+        ram.clear().unwrap();
+        for place in places {
+            assert!(!is_resident(&ram, place), "{place:#x}");
+            let mut back = [1; 4096];
+            ram.read(place, &mut back).unwrap();
+            assert_eq!(back, [0; 4096], "{place:#x}");
+        }
+        ram.write(0, b"again").unwrap();
+        ram.clear().unwrap();
+        assert_eq!(ram.read_u64(0).unwrap(), 0);
     }
 
     #[test]
