@@ -20,7 +20,7 @@ use super::nets::{self, OpenNet, RunningNet};
 use super::virtio::{self, Devices, Transports, Virtio};
 use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
-    self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
+    self, BootOptions, Initrd, Kernel, Loaded, PayloadCache, UserCmdline, acpi, build_cmdline,
     check_cmdline, mptable,
 };
 use crate::config::net::NetBackend;
@@ -245,9 +245,10 @@ pub fn build(
     let options = BootOptions {
         protocol: boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),
+        kaslr: kaslr(config.kaslr),
         ..Default::default()
     };
-    let entry = boot::load(&kernel, initrd.as_ref(), &cmdline, &ram, options)?;
+    let Loaded { entry, shift } = boot::load(&kernel, initrd.as_ref(), &cmdline, &ram, options)?;
     setup::write_boot_tables(&ram, &entry)?;
     if let Some(boot_vcpu) = vcpu_fds.first() {
         let reset = boot_vcpu.get_sregs().map_err(BuildError::Registers)?;
@@ -271,7 +272,11 @@ pub fn build(
         mmio: Arc::new(buses.mmio),
         interrupts,
         lifecycle,
-        symbols: hooks.is_some().then(|| kernel.into_symbols(map)).flatten(),
+        symbols: hooks
+            .is_some()
+            .then(|| kernel.into_symbols(map))
+            .flatten()
+            .map(|symbols| symbols.shifted_by(shift.virtual_)),
     });
     let vcpus = (0u32..)
         .zip(vcpu_fds)
@@ -335,6 +340,15 @@ fn boot_protocol(choice: config::BootProtocol) -> boot::BootProtocol {
         config::BootProtocol::Auto => boot::BootProtocol::Auto,
         config::BootProtocol::Linux64 => boot::BootProtocol::Linux64,
         config::BootProtocol::Pvh => boot::BootProtocol::Pvh,
+    }
+}
+
+/// The same of KASLR.
+fn kaslr(choice: config::Kaslr) -> boot::Kaslr {
+    match choice {
+        config::Kaslr::Auto => boot::Kaslr::Auto,
+        config::Kaslr::On => boot::Kaslr::On,
+        config::Kaslr::Off => boot::Kaslr::Off,
     }
 }
 
