@@ -25,7 +25,8 @@ use crate::boot::{
 };
 use crate::config::net::NetBackend;
 use crate::config::{
-    self, CmdlineMode, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd, VmConfig,
+    self, CmdlineMode, CpuModel, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd,
+    VmConfig,
 };
 use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
@@ -34,7 +35,10 @@ use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
-use crate::vcpu::cpuid::{self, Topology};
+use crate::vcpu::cpuid::{
+    self, Topology,
+    model::{self, Level},
+};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
 use crate::vcpu::tick_pacing::IA32_TSC_DEADLINE;
@@ -83,6 +87,10 @@ impl Inputs {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(BuildError::SupportedCpuid)?;
+        let supported = match level(config.cpu_model) {
+            Some(level) => model::restrict(&supported, level, backend.interprets_kernel_code())?,
+            None => supported,
+        };
         config::check_memory(config.memory, host::physical_address_bits(&supported))?;
         let unpack = match config.unpack_initrd {
             UnpackInitrd::Always => true,
@@ -349,6 +357,16 @@ fn kaslr(choice: config::Kaslr) -> boot::Kaslr {
         config::Kaslr::Auto => boot::Kaslr::Auto,
         config::Kaslr::On => boot::Kaslr::On,
         config::Kaslr::Off => boot::Kaslr::Off,
+    }
+}
+
+/// The level of the psABI that `--cpu` names, unless it is the host.
+fn level(choice: CpuModel) -> Option<Level> {
+    match choice {
+        CpuModel::Host => None,
+        CpuModel::V2 => Some(Level::V2),
+        CpuModel::V3 => Some(Level::V3),
+        CpuModel::V4 => Some(Level::V4),
     }
 }
 

@@ -22,6 +22,7 @@ use crate::memory::MemoryError;
 use crate::memory::layout::TooManyDevices;
 use crate::one_line::one_line;
 use crate::vcpu::cpuid::CpuidError;
+use crate::vcpu::cpuid::model::ModelError;
 use crate::vcpu::msr::MsrError;
 use crate::vm::control::ControlError;
 
@@ -79,6 +80,9 @@ pub enum BuildError {
     /// The CPUID table.
     #[error(transparent)]
     CpuidTable(#[from] CpuidError),
+    /// `--cpu`.
+    #[error(transparent)]
+    CpuModel(#[from] ModelError),
     /// The firmware's MSRs.
     #[error(transparent)]
     Msr(#[from] MsrError),
@@ -155,6 +159,7 @@ impl BuildError {
         match self {
             Self::Boot(_)
             | Self::Config(_)
+            | Self::CpuModel(_)
             | Self::Console(_)
             | Self::Memory(_)
             | Self::MmioDevices(_)
