@@ -13,6 +13,7 @@ mod elf;
 mod error;
 mod image;
 mod initrd;
+mod kallsyms;
 mod kernel;
 mod linux;
 mod lz4;
@@ -21,6 +22,7 @@ pub mod mptable;
 mod packed;
 pub mod payload;
 mod pvh;
+mod symbol_table;
 mod symbols;
 #[cfg(test)]
 mod testing;
@@ -35,7 +37,8 @@ pub use initrd::Initrd;
 pub use kernel::{Kernel, KernelForm};
 pub use memory_map::{MapEntry, MapKind, memory_map};
 pub use payload::Compression;
-pub use symbols::{Symbol, Symbols};
+pub use symbol_table::{Symbol, SymbolTable};
+pub use symbols::{KernelSection, Symbols};
 
 use crate::memory::layout::ZERO_PAGE;
 use crate::memory::{GuestRam, MemoryError};
