@@ -11,7 +11,7 @@ use clap::{ArgAction, Args};
 use super::{default_guest, exit_codes, logging, say};
 use crate::config::{
     self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, CpuModel, CpusConfig, DiskConfig,
-    Irqchip, Kaslr, NetConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
+    Irqchip, Kaslr, MemoryConfig, NetConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
@@ -61,10 +61,16 @@ pub(super) struct RunArgs {
     )]
     cpus: CpusConfig,
 
-    /// Guest memory, for example 512M or 2G; taken from the host only when touched
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = config::size::parse,
-          allow_negative_numbers = true)]
-    memory: u64,
+    /// Guest memory, for example 512M or 2G, taken from the host only when touched; and after
+    /// commas hugepages=2M|1G|thp, shared, mergeable, prealloc, lock, numa=NODE
+    #[arg(
+        long,
+        value_name = "SIZE,…",
+        default_value = "256M",
+        verbatim_doc_comment,
+        allow_negative_numbers = true
+    )]
+    memory: MemoryConfig,
 
     /// The serial port: stdio, null, pty or file=PATH
     #[arg(long, value_name = "WHERE", default_value = "stdio",
@@ -245,7 +251,7 @@ mod tests {
     #[test]
     fn every_flag_arrives() {
         let line = "--kernel k --initrd i --unpack-initrd=never --cmdline -- --cpus 4,threads=2 \
-                    --memory 1GiB --serial file=s --boot-protocol pvh --irqchip kernel \
+                    --memory 1GiB,lock,numa=0 --serial file=s --boot-protocol pvh --irqchip kernel \
                     --disk path=a --disk b,readonly --transport mmio --scratch-dir d --rng \
                     --net tap=t,mtu=9000 --net user --name box \
                     --cpu x86-64-v3 --kaslr=off --reboot --profile p \
@@ -262,7 +268,7 @@ mod tests {
                     text: "--".to_owned(),
                 },
                 cpus: "4,sockets=1,cores=2,threads=2".parse().unwrap(),
-                memory: 1 << 30,
+                memory: "1G,lock,numa=0".parse().unwrap(),
                 serial: SerialConfig::File("s".into()),
                 boot_protocol: BootProtocol::Pvh,
                 irqchip: Irqchip::Kernel,

@@ -91,7 +91,10 @@ impl Inputs {
             Some(level) => model::restrict(&supported, level, backend.interprets_kernel_code())?,
             None => supported,
         };
-        config::check_memory(config.memory, host::physical_address_bits(&supported))?;
+        config::check_memory(
+            config.memory.size(),
+            host::physical_address_bits(&supported),
+        )?;
         let unpack = match config.unpack_initrd {
             UnpackInitrd::Always => true,
             UnpackInitrd::Never => false,
@@ -210,7 +213,7 @@ pub fn build(
         mmio_declaration,
     } = inputs;
 
-    let ram = GuestRam::new(config.memory)?;
+    let ram = GuestRam::with_options(config.memory.size(), config.memory.options())?;
     let vm = Arc::new(kvm.create_vm().map_err(BuildError::CreateVm)?);
     place_vmx_pages(&vm, backend)?;
     register_memory(&vm, &ram)?;
