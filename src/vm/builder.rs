@@ -17,6 +17,7 @@ use super::disks::{self, DiskCounters, OpenDisk};
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
 use super::nets::{self, OpenNet, RunningNet};
+use super::shares::Shares;
 use super::virtio::{self, Devices, Transports, Virtio};
 use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
@@ -59,6 +60,8 @@ pub struct Inputs {
     nets: Vec<OpenNet>,
     /// How the kernel is told of virtio-mmio devices, if there are any.
     mmio_declaration: Option<Declaration>,
+    /// Its part of the host's processors; given back last.
+    shares: Arc<Shares>,
 }
 
 impl Inputs {
@@ -74,6 +77,8 @@ impl Inputs {
     /// # Errors
     /// [`BuildError`], one line that names the file or the capability.
     pub fn open(config: &VmConfig) -> Result<Self, BuildError> {
+        // Before anything that takes time, or starts a process.
+        let shares = Arc::new(Shares::prepare(config)?);
         let cache = PayloadCache::from_env();
         let kernel = Kernel::open(&config.kernel, &cache)?;
         let kvm = host::open_kvm()?;
@@ -143,6 +148,7 @@ impl Inputs {
             disks,
             nets,
             mmio_declaration,
+            shares,
         })
     }
 }
@@ -188,6 +194,8 @@ pub struct BuiltVm {
     pub vm: Arc<VmFd>,
     /// Guest memory; unmapped last.
     pub ram: GuestRam,
+    /// Its part of the host's processors; given back when no thread is left.
+    pub shares: Arc<Shares>,
 }
 
 /// Makes the machine.
@@ -211,6 +219,7 @@ pub fn build(
         disks,
         nets,
         mmio_declaration,
+        shares,
     } = inputs;
 
     let ram = GuestRam::with_options(config.memory.size(), config.memory.options())?;
@@ -313,6 +322,7 @@ pub fn build(
         hooks,
         vm,
         ram,
+        shares,
     })
 }
 

@@ -134,6 +134,9 @@ pub enum BuildError {
     /// epoll.
     #[error("cannot wait for events: {0}")]
     EventLoop(String),
+    /// sched_getaffinity.
+    #[error("cannot tell which host CPUs there are for --cpu-pin")]
+    Affinity(#[source] std::io::Error),
     /// sigaction.
     #[error("cannot install the signal that stops vCPUs")]
     Kick(#[source] vmm_sys_util::errno::Error),

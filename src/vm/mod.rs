@@ -11,6 +11,7 @@ pub mod lifecycle;
 pub mod nets;
 pub mod report;
 pub mod running;
+pub mod shares;
 pub mod virtio;
 
 use std::io;
