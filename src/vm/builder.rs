@@ -13,6 +13,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 
 use super::advice;
+use super::clock::Clock;
 use super::disks::{self, DiskCounters, OpenDisk};
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
@@ -279,6 +280,7 @@ pub fn build(
         mmio: Arc::new(buses.mmio),
         interrupts,
         lifecycle,
+        clock: Clock::new(vm.clone()),
         symbols: hooks.is_some().then(|| kernel.into_symbols(map)).flatten(),
     });
     let vcpus = (0u32..)
