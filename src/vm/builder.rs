@@ -13,6 +13,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 
 use super::advice;
+use super::clock::Clock;
 use super::disks::{self, DiskCounters, OpenDisk};
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
@@ -297,6 +298,7 @@ pub fn build(
             .then(|| kernel.into_symbols(map))
             .flatten()
             .map(|symbols| symbols.shifted_by(shift.virtual_)),
+        clock: Clock::new(vm.clone()),
     });
     let vcpus = (0u32..)
         .zip(vcpu_fds)

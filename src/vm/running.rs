@@ -124,6 +124,7 @@ impl RunningVm {
     pub fn pause(&self) -> bool {
         let paused = self.machine.lifecycle.gate().pause(|| self.kick());
         if paused {
+            self.machine.clock.hold();
             self.virtio.pause();
             if let Some(hooks) = &self.hooks {
                 hooks.unplant();
@@ -138,6 +139,7 @@ impl RunningVm {
             hooks.replant();
         }
         self.virtio.resume();
+        self.machine.clock.release();
         self.machine.lifecycle.gate().resume();
     }
 
