@@ -12,8 +12,8 @@ use super::{default_guest, exit_codes, logging, say};
 use crate::config::shares::{CpuLimit, CpuPins, CpuWeight};
 use crate::config::{
     self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, CpuModel, CpusConfig, DiskConfig,
-    Irqchip, Kaslr, MemoryConfig, NetConfig, SerialConfig, SharesConfig, Transport,
-    UnpackInitrd, VmConfig,
+    Irqchip, Kaslr, MemoryConfig, NetConfig, SerialConfig, SharesConfig, Transport, UnpackInitrd,
+    VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;

@@ -33,6 +33,7 @@ use crate::config::{
 use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
 use crate::devices::virtio::transport::Doorbells;
+use crate::devices::vmgenid::{VmGenid, VmGenidState};
 use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
@@ -61,6 +62,8 @@ pub struct Inputs {
     nets: Vec<OpenNet>,
     /// How the kernel is told of virtio-mmio devices, if there are any.
     mmio_declaration: Option<Declaration>,
+    /// One for all boots of this VM.
+    generation: VmGenid,
     /// Its part of the host's processors; given back last.
     shares: Arc<Shares>,
 }
@@ -138,6 +141,7 @@ impl Inputs {
             .interprets_kernel_code()
             .then(|| kernel.open_map())
             .flatten();
+        let generation = VmGenidState::random().map_err(BuildError::GenerationId)?;
         Ok(Self {
             kernel,
             initrd,
@@ -150,6 +154,7 @@ impl Inputs {
             nets,
             mmio_declaration,
             shares,
+            generation: VmGenid::from_state(generation),
         })
     }
 }
@@ -221,6 +226,7 @@ pub fn build(
         nets,
         mmio_declaration,
         shares,
+        generation,
     } = inputs;
 
     let ram = GuestRam::with_options(config.memory.size(), config.memory.options())?;
@@ -258,6 +264,7 @@ pub fn build(
         },
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;
+    generation.place(&ram)?;
     let mmio_devices = match config.transport {
         Transport::Pci => 0,
         Transport::Mmio => device_count,
