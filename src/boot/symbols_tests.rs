@@ -5,6 +5,7 @@ use std::io::Write;
 use proptest::prelude::*;
 
 use super::super::bytes::put;
+use super::super::symbol_table::{MAX_DISTANCE, MAX_NAME};
 use super::*;
 
 fn file(bytes: &[u8]) -> File {
@@ -63,7 +64,7 @@ fn sample() -> Vec<u8> {
 }
 
 fn of_elf(bytes: &[u8]) -> Symbols {
-    Symbols::new(Some(file(bytes).into()), None).unwrap()
+    Symbols::new(Some(Source::File(file(bytes)).into()), None).unwrap()
 }
 
 #[test]
@@ -74,6 +75,20 @@ fn an_address_is_in_the_last_function_before_it() {
     assert_eq!(name(0xfff).as_deref(), Some("early+0xfff"));
     assert_eq!(name(0x1fff).as_deref(), Some("label+0xfff"));
     assert_eq!(name(0x2000).as_deref(), Some("late+0x0"));
+}
+
+#[test]
+fn a_moved_kernel_is_named_where_it_runs() {
+    let symbols = of_elf(&sample()).shifted_by(0x1e00_0000);
+    let moved = BASE + 0x1e00_0000;
+    assert_eq!(
+        name(&symbols, moved + 0xfff).as_deref(),
+        Some("early+0xfff")
+    );
+    assert_eq!(name(&symbols, moved + 0x2001).as_deref(), Some("late+0x1"));
+    for address in [BASE + 0x2000, 0x1dff_ffff, 0] {
+        assert_eq!(name(&symbols, address), None, "{address:#x}");
+    }
 }
 
 #[test]
@@ -113,7 +128,7 @@ fn what_a_distribution_leaves_in_place_of_a_map_names_nothing() {
 fn a_stripped_kernel_falls_back_on_its_map() {
     let stripped = elf_file(&[]);
     let map = file(b"ffffffff81000000 T _text\n");
-    let symbols = Symbols::new(Some(file(&stripped).into()), Some(map)).unwrap();
+    let symbols = Symbols::new(Some(Source::Bytes(stripped).into()), Some(map)).unwrap();
     assert_eq!(name(&symbols, BASE + 1).as_deref(), Some("_text+0x1"));
     assert!(Symbols::new(None, None).is_none());
 }

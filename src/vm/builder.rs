@@ -13,28 +13,32 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 
 use super::advice;
+use super::choices;
+use super::clock::Clock;
 use super::devices::Panel;
 use super::disks::{self, OpenDisk};
 use super::error::BuildError;
 use super::hardware::Hardware;
 use super::lifecycle::Lifecycle;
 use super::nets::{self, OpenNet};
+use super::shares::Shares;
 use super::virtio::{Transports, Virtio};
 use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
-    self, BootOptions, Initrd, Kernel, PayloadCache, Symbols, UserCmdline, acpi, build_cmdline,
-    check_cmdline, mptable,
+    self, BootOptions, Initrd, Kernel, Loaded, PayloadCache, Symbols, UserCmdline, acpi,
+    build_cmdline, check_cmdline, mptable,
 };
 use crate::config::net::NetBackend;
 use crate::config::{
-    self, CmdlineMode, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd, VmConfig,
+    self, CmdlineMode, CpusConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
 use crate::devices::virtio::transport::Doorbells;
+use crate::devices::vmgenid::{VmGenid, VmGenidState};
 use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
-use crate::vcpu::cpuid::{self, Topology};
+use crate::vcpu::cpuid::{self, Topology, model};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
 use crate::vcpu::tick_pacing::IA32_TSC_DEADLINE;
@@ -55,6 +59,10 @@ pub struct Inputs {
     nets: Vec<OpenNet>,
     /// How the kernel is told of virtio-mmio devices, if there are any.
     mmio_declaration: Option<Declaration>,
+    /// One for all boots of this VM.
+    generation: VmGenid,
+    /// Its part of the host's processors; given back last.
+    shares: Arc<Shares>,
 }
 
 impl Inputs {
@@ -70,6 +78,8 @@ impl Inputs {
     /// # Errors
     /// [`BuildError`], one line that names the file or the capability.
     pub fn open(config: &VmConfig) -> Result<Self, BuildError> {
+        // Before anything that takes time, or starts a process.
+        let shares = Arc::new(Shares::prepare(config)?);
         let cache = PayloadCache::from_env();
         let kernel = Kernel::open(&config.kernel, &cache)?;
         let kvm = host::open_kvm()?;
@@ -83,7 +93,14 @@ impl Inputs {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(BuildError::SupportedCpuid)?;
-        config::check_memory(config.memory, host::physical_address_bits(&supported))?;
+        let supported = match choices::level(config.cpu_model) {
+            Some(level) => model::restrict(&supported, level, backend.interprets_kernel_code())?,
+            None => supported,
+        };
+        config::check_memory(
+            config.memory.size(),
+            host::physical_address_bits(&supported),
+        )?;
         let unpack = match config.unpack_initrd {
             UnpackInitrd::Always => true,
             UnpackInitrd::Never => false,
@@ -121,6 +138,7 @@ impl Inputs {
             .interprets_kernel_code()
             .then(|| kernel.symbols(kernel.open_map()))
             .flatten();
+        let generation = VmGenidState::random().map_err(BuildError::GenerationId)?;
         Ok(Self {
             kernel,
             initrd,
@@ -132,6 +150,8 @@ impl Inputs {
             disks,
             nets,
             mmio_declaration,
+            shares,
+            generation: VmGenid::from_state(generation),
         })
     }
 
@@ -179,6 +199,8 @@ pub struct BuiltVm {
     pub vm: Arc<VmFd>,
     /// Guest memory; unmapped last.
     pub ram: GuestRam,
+    /// Its part of the host's processors; given back when no thread is left.
+    pub shares: Arc<Shares>,
 }
 
 /// Makes a machine round `hardware`, which must be as in the beginning: new, or reset
@@ -200,6 +222,8 @@ pub fn build(
         backend,
         symbols,
         mmio_declaration,
+        shares,
+        generation,
         ..
     } = inputs;
     let backend = *backend;
@@ -209,7 +233,7 @@ pub fn build(
     place_vmx_pages(&vm, backend)?;
     register_memory(&vm, &ram)?;
 
-    let irqchip = irqchip_mode(config.irqchip, cmdline);
+    let irqchip = choices::irqchip_mode(config.irqchip, cmdline);
     let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus.count())?);
     let vcpu_fds = create_vcpus(&vm, kvm, supported, config.cpus)?;
 
@@ -234,17 +258,19 @@ pub fn build(
         },
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;
+    generation.place(&ram)?;
     let mmio_devices = match config.transport {
         Transport::Pci => 0,
         Transport::Mmio => device_count,
     };
     mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic, mmio_devices)?;
     let options = BootOptions {
-        protocol: boot_protocol(config.boot_protocol),
+        protocol: choices::boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),
+        kaslr: choices::kaslr(config.kaslr),
         ..Default::default()
     };
-    let entry = boot::load(kernel, initrd.as_ref(), cmdline, &ram, options)?;
+    let Loaded { entry, shift } = boot::load(kernel, initrd.as_ref(), cmdline, &ram, options)?;
     setup::write_boot_tables(&ram, &entry)?;
     if let Some(boot_vcpu) = vcpu_fds.first() {
         let reset = boot_vcpu.get_sregs().map_err(BuildError::Registers)?;
@@ -268,7 +294,10 @@ pub fn build(
         mmio: Arc::new(buses.mmio),
         interrupts,
         lifecycle,
-        symbols: symbols.clone(),
+        symbols: symbols
+            .clone()
+            .map(|symbols| symbols.shifted_by(shift.virtual_)),
+        clock: Clock::new(vm.clone()),
     });
     let vcpus = (0u32..)
         .zip(vcpu_fds)
@@ -290,6 +319,7 @@ pub fn build(
         hooks,
         vm,
         ram,
+        shares: shares.clone(),
     })
 }
 
@@ -322,33 +352,6 @@ fn register_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// The user's choice in `boot`'s terms, which knows no command line.
-fn boot_protocol(choice: config::BootProtocol) -> boot::BootProtocol {
-    match choice {
-        config::BootProtocol::Auto => boot::BootProtocol::Auto,
-        config::BootProtocol::Linux64 => boot::BootProtocol::Linux64,
-        config::BootProtocol::Pvh => boot::BootProtocol::Pvh,
-    }
-}
-
-/// Kernels told to do without the IOAPIC, or without the tables that describe
-/// it, need a PIC and a PIT.
-fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
-    const NEEDS_PIC: [&str; 4] = ["noapic", "nolapic", "acpi=off", "disableapic"];
-    match choice {
-        Irqchip::Split => IrqchipMode::Split,
-        Irqchip::Kernel => IrqchipMode::Kernel,
-        Irqchip::Auto => {
-            let mut words = cmdline.split_ascii_whitespace();
-            if words.any(|word| NEEDS_PIC.contains(&word)) {
-                IrqchipMode::Kernel
-            } else {
-                IrqchipMode::Split
-            }
-        }
-    }
-}
-
 /// Creates the vCPUs with their CPUID and firmware MSRs; KVM takes a vCPU's id for its APIC id.
 fn create_vcpus(
     vm: &VmFd,
@@ -377,19 +380,4 @@ fn create_vcpus(
         fds.push(fd);
     }
     Ok(fds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernels_without_an_ioapic_get_kvms_irqchip() {
-        let auto = |line| irqchip_mode(Irqchip::Auto, line);
-        assert_eq!(auto("console=ttyS0 panic=-1"), IrqchipMode::Split);
-        assert_eq!(auto("console=ttyS0 noapic"), IrqchipMode::Kernel);
-        assert_eq!(auto("acpi=off quiet"), IrqchipMode::Kernel);
-        assert_eq!(irqchip_mode(Irqchip::Split, "noapic"), IrqchipMode::Split);
-        assert_eq!(irqchip_mode(Irqchip::Kernel, ""), IrqchipMode::Kernel);
-    }
 }

@@ -59,7 +59,7 @@ impl Hardware {
         console: Console,
         started: Instant,
     ) -> Result<Self, BuildError> {
-        let ram = GuestRam::new(config.memory)?;
+        let ram = GuestRam::with_options(config.memory.size(), config.memory.options())?;
         let history = History::new(started, config.reboot).map_err(BuildError::EventDescriptor)?;
         let (input, console) = console.split();
         let Devices {

@@ -2,6 +2,8 @@
 
 pub mod advice;
 pub mod builder;
+mod choices;
+pub mod clock;
 pub mod control;
 mod devices;
 pub mod disks;
@@ -13,6 +15,7 @@ pub mod nets;
 pub mod report;
 pub mod running;
 mod session;
+pub mod shares;
 pub mod tally;
 pub mod virtio;
 
