@@ -30,6 +30,7 @@ use crate::config::{
 use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
 use crate::devices::virtio::transport::Doorbells;
+use crate::devices::vmgenid::{VmGenid, VmGenidState};
 use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
@@ -55,6 +56,8 @@ pub struct Inputs {
     nets: Vec<OpenNet>,
     /// How the kernel is told of virtio-mmio devices, if there are any.
     mmio_declaration: Option<Declaration>,
+    /// One for all boots of this VM.
+    generation: VmGenid,
 }
 
 impl Inputs {
@@ -121,6 +124,7 @@ impl Inputs {
             .interprets_kernel_code()
             .then(|| kernel.open_map())
             .flatten();
+        let generation = VmGenidState::random().map_err(BuildError::GenerationId)?;
         Ok(Self {
             kernel,
             initrd,
@@ -132,6 +136,7 @@ impl Inputs {
             disks,
             nets,
             mmio_declaration,
+            generation: VmGenid::from_state(generation),
         })
     }
 }
@@ -200,6 +205,7 @@ pub fn build(
         disks,
         nets,
         mmio_declaration,
+        generation,
     } = inputs;
 
     let ram = GuestRam::new(config.memory)?;
@@ -237,6 +243,7 @@ pub fn build(
         },
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;
+    generation.place(&ram)?;
     let mmio_devices = match config.transport {
         Transport::Pci => 0,
         Transport::Mmio => device_count,

@@ -46,6 +46,9 @@ pub enum BuildError {
     /// The interrupt controllers.
     #[error(transparent)]
     Interrupts(#[from] InterruptError),
+    /// The VM generation id.
+    #[error("cannot draw the VM's generation id from the host's random numbers")]
+    GenerationId(#[source] rustix::io::Errno),
     /// ACPI tables.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
