@@ -57,26 +57,16 @@ impl fmt::Display for Symbol {
 pub struct Symbols {
     elf: Option<File>,
     map: Option<File>,
-    /// How far from its linked addresses the kernel runs, in bytes.
-    shift: u64,
 }
 
 impl Symbols {
     /// From the kernel's ELF file and its `System.map`. `None` without either.
     pub(super) fn new(elf: Option<File>, map: Option<File>) -> Option<Self> {
-        (elf.is_some() || map.is_some()).then_some(Self { elf, map, shift: 0 })
+        (elf.is_some() || map.is_some()).then_some(Self { elf, map })
     }
 
-    /// The same of a kernel that runs `shift` bytes beyond the virtual addresses it was
-    /// linked for.
-    pub fn shifted_by(self, shift: u64) -> Self {
-        Self { shift, ..self }
-    }
-
-    /// The function that `address` (virtual, in the running kernel) is in, as far as the
-    /// files tell.
+    /// The function that `address` (virtual, as linked) is in, as far as the files tell.
     pub fn nearest(&self, address: u64) -> Option<Symbol> {
-        let address = address.checked_sub(self.shift)?;
         let in_elf = self.elf.as_ref().and_then(|file| in_elf(file, address));
         in_elf.or_else(|| self.map.as_ref().and_then(|file| in_map(file, address)))
     }
