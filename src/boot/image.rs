@@ -26,10 +26,36 @@ pub(super) struct Image {
     source: Source,
 }
 
+/// Where the bytes are.
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
+    /// On disk.
     File(File),
+    /// In memory.
     Bytes(Vec<u8>),
+}
+
+impl Source {
+    /// Fills `buf` from `offset` on, as far as there is something, and returns how
+    /// many bytes that were.
+    ///
+    /// # Errors
+    /// What pread(2) says.
+    pub(super) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Bytes(bytes) => {
+                let rest = usize::try_from(offset)
+                    .ok()
+                    .and_then(|offset| bytes.get(offset..))
+                    .unwrap_or_default();
+                for (to, from) in buf.iter_mut().zip(rest) {
+                    *to = *from;
+                }
+                Ok(rest.len().min(buf.len()))
+            }
+            Self::File(file) => read_full_at(file, offset, buf),
+        }
+    }
 }
 
 impl Image {
@@ -122,12 +148,9 @@ impl Image {
         }
     }
 
-    /// The file, to be kept after the image.
-    pub(super) fn into_file(self) -> Option<File> {
-        match self.source {
-            Source::File(file) => Some(file),
-            Source::Bytes(_) => None,
-        }
+    /// What it holds, to be kept after the image.
+    pub(super) fn into_source(self) -> Source {
+        self.source
     }
 
     /// Length in bytes.
@@ -148,21 +171,9 @@ impl Image {
             buf.copy_from_slice(known);
             return Ok(buf.len());
         }
-        match &self.source {
-            Source::Bytes(bytes) => {
-                let rest = usize::try_from(offset)
-                    .ok()
-                    .and_then(|offset| bytes.get(offset..))
-                    .unwrap_or_default();
-                for (to, from) in buf.iter_mut().zip(rest) {
-                    *to = *from;
-                }
-                Ok(rest.len().min(buf.len()))
-            }
-            Source::File(file) => {
-                read_full_at(file, offset, buf).map_err(|source| self.read_error(source))
-            }
-        }
+        self.source
+            .read_at(offset, buf)
+            .map_err(|source| self.read_error(source))
     }
 
     /// `len` bytes from `offset` on, or fewer at the image's end.

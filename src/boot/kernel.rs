@@ -185,7 +185,7 @@ impl Kernel {
     pub fn into_symbols(self, map: Option<File>) -> Option<Symbols> {
         match self.form {
             KernelForm::BzImage => None,
-            _ => Symbols::new(self.image.into_file(), map),
+            _ => Symbols::new(Some(self.image.into_source()), map),
         }
     }
 

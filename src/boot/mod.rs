@@ -13,6 +13,7 @@ mod elf;
 mod error;
 mod image;
 mod initrd;
+mod kallsyms;
 mod kaslr;
 mod kernel;
 mod linux;
@@ -24,6 +25,7 @@ pub mod payload;
 mod pvh;
 mod random;
 mod setup_data;
+mod symbol_table;
 mod symbols;
 #[cfg(test)]
 mod testing;
@@ -39,7 +41,8 @@ pub use kaslr::{Kaslr, KernelShift, RelocationError};
 pub use kernel::{Kernel, KernelForm};
 pub use memory_map::{MapEntry, MapKind, memory_map};
 pub use payload::Compression;
-pub use symbols::{Symbol, Symbols};
+pub use symbol_table::{Symbol, SymbolTable};
+pub use symbols::{KernelSection, Symbols};
 
 use self::kaslr::{Move, Situation};
 use self::memory_map::low_ram_end;
