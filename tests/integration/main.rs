@@ -16,6 +16,7 @@ mod image;
 mod json;
 mod linux;
 mod memory;
+mod memory_options;
 mod net;
 mod net_bare;
 mod pause;
