@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memchr::memmem::Finder;
 use rustix::fs::OFlags;
@@ -26,13 +27,13 @@ pub(super) struct Image {
     source: Source,
 }
 
-/// Where the bytes are.
-#[derive(Debug)]
+/// Where the bytes are; clones share them.
+#[derive(Clone, Debug)]
 pub(super) enum Source {
     /// On disk.
-    File(File),
+    File(Arc<File>),
     /// In memory.
-    Bytes(Vec<u8>),
+    Bytes(Arc<Vec<u8>>),
 }
 
 impl Source {
@@ -99,7 +100,7 @@ impl Image {
                     role,
                     len,
                     head: Vec::new(),
-                    source: Source::File(file),
+                    source: Source::File(Arc::new(file)),
                 };
                 let head = image.read_vec(0, HEAD)?;
                 Ok(Self { head, ..image })
@@ -114,7 +115,7 @@ impl Image {
             role: self.role,
             len: bytes.len() as u64,
             head: Vec::new(),
-            source: Source::Bytes(bytes),
+            source: Source::Bytes(Arc::new(bytes)),
         }
     }
 
@@ -126,7 +127,7 @@ impl Image {
             role: self.role,
             len,
             head: Vec::new(),
-            source: Source::File(file),
+            source: Source::File(Arc::new(file)),
         }
     }
 
@@ -148,9 +149,9 @@ impl Image {
         }
     }
 
-    /// What it holds, to be kept after the image.
-    pub(super) fn into_source(self) -> Source {
-        self.source
+    /// What it holds, for others to keep as well.
+    pub(super) fn source(&self) -> Source {
+        self.source.clone()
     }
 
     /// Length in bytes.

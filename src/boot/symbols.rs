@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use linux_loader::elf;
 use rustix::fs::OFlags;
@@ -41,10 +42,10 @@ const STT_NOTYPE: u8 = 0;
 const STT_FUNC: u8 = 2;
 
 /// The files that may name the guest kernel's functions, open.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Symbols {
     elf: Option<Source>,
-    map: Option<File>,
+    map: Option<Arc<File>>,
     shift: u64,
 }
 
@@ -60,6 +61,7 @@ pub struct KernelSection {
 impl Symbols {
     /// From the kernel's ELF file and its `System.map`. `None` without either.
     pub(super) fn new(elf: Option<Source>, map: Option<File>) -> Option<Self> {
+        let map = map.map(Arc::new);
         (elf.is_some() || map.is_some()).then_some(Self { elf, map, shift: 0 })
     }
 
@@ -86,7 +88,7 @@ impl Symbols {
 
     fn tables(&self) -> impl Iterator<Item = SymbolTable> {
         let in_elf = || self.elf.as_ref().and_then(of_elf);
-        let in_map = || self.map.as_ref().and_then(of_map);
+        let in_map = || self.map.as_deref().and_then(of_map);
         let in_image = || self.elf.as_ref().and_then(of_image);
         let sources: [&dyn Fn() -> Option<SymbolTable>; 3] = [&in_elf, &in_map, &in_image];
         let found: Vec<_> = sources
