@@ -11,7 +11,7 @@ use clap::{ArgAction, Args};
 use super::{default_guest, exit_codes, logging, say};
 use crate::config::{
     self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, CpuModel, CpusConfig, DiskConfig,
-    Irqchip, Kaslr, NetConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
+    Irqchip, Kaslr, NetConfig, ProfileConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
@@ -121,9 +121,11 @@ pub(super) struct RunArgs {
     #[arg(long)]
     reboot: bool,
 
-    /// Write where the vCPUs spend their time as folded stacks, for flame graphs
-    #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
+    /// Sample what the vCPUs do, 99 times a second or hz= times: folded stacks for flame graphs
+    /// go to the file, a table of the busiest functions to stderr
+    #[arg(long, value_name = "FILE[,hz=N]", verbatim_doc_comment,
+          value_parser = OsStringValueParser::new().try_map(|text| ProfileConfig::parse(&text)))]
+    profile: Option<ProfileConfig>,
 
     /// Stop the VM after a while, for example 90s or 5m
     #[arg(long, value_name = "DURATION", value_parser = config::duration::parse)]
@@ -158,6 +160,9 @@ pub(super) fn tell(report: &Report, json: bool) -> u8 {
     // The prompt, or our own line, is not to continue the guest's last one.
     if report.line_open && !json && stdout().is_terminal() {
         say::on_stdout(report.line_break());
+    }
+    if let Some(profile) = &report.profile {
+        say::on_stderr(profile);
     }
     if let Some(summary) = report.summary() {
         say::on_stderr(&summary);
@@ -248,7 +253,7 @@ mod tests {
                     --memory 1GiB --serial file=s --boot-protocol pvh --irqchip kernel \
                     --disk path=a --disk b,readonly --transport mmio --scratch-dir d --rng \
                     --net tap=t,mtu=9000 --net user --name box \
-                    --cpu x86-64-v3 --kaslr=off --reboot --profile p \
+                    --cpu x86-64-v3 --kaslr=off --reboot --profile p,hz=7 \
                     --timeout 5m --json -vv";
         let flags: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(
@@ -287,7 +292,10 @@ mod tests {
                 cpu_model: CpuModel::V3,
                 kaslr: Kaslr::Off,
                 reboot: true,
-                profile: Some("p".into()),
+                profile: Some(ProfileConfig {
+                    path: "p".into(),
+                    hz: 7,
+                }),
                 timeout: Some(Duration::from_secs(300)),
             }
         );

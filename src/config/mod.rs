@@ -13,6 +13,7 @@ pub mod duration;
 mod error;
 mod limits;
 pub mod net;
+pub mod profile;
 pub mod serial;
 pub mod size;
 
@@ -27,6 +28,7 @@ pub use disk::{Aio, Backing, Cache, DiskConfig, DiskFormat};
 pub use error::ConfigError;
 pub use limits::{check_cpus, check_memory};
 pub use net::NetConfig;
+pub use profile::ProfileConfig;
 pub use serial::SerialConfig;
 
 /// Guest RAM unless asked otherwise: 256 MiB. Small is enough for a disposable
@@ -98,7 +100,7 @@ pub struct VmConfig {
     pub reboot: bool,
     /// Where a profile of the vCPUs is written.
     #[serde(default)]
-    pub profile: Option<PathBuf>,
+    pub profile: Option<ProfileConfig>,
     /// After how long the VM is stopped.
     #[serde(default, with = "duration::optional")]
     pub timeout: Option<Duration>,

@@ -20,6 +20,8 @@ use event_manager::{EventManager, SubscriberOps};
 
 use crate::config::VmConfig;
 use crate::console::{Console, Patience, patient};
+use crate::one_line::one_line;
+use crate::profile::Profile;
 use builder::Inputs;
 use control::{Control, Signals};
 use error::BuildError;
@@ -45,6 +47,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Report {
 
 fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
     let inputs = Inputs::open(config)?;
+    let mut profile = config.profile.as_ref().map(Profile::open).transpose()?;
     // Before the first thread starts, after what may take a while.
     let signals = Signals::block()?;
     let console = Console::open(&config.serial)?;
@@ -71,6 +74,13 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         lifecycle.end(error.reason());
     }
     let ended = vm.finish();
+    if let Some(profile) = &mut profile {
+        profile.add(&ended.samples, ended.symbols.as_deref());
+    }
+    let profile = profile.map(|profile| match profile.write() {
+        Ok(table) => table,
+        Err(error) => format!("mayfly: {}\n", one_line(&error)),
+    });
     Ok(Report {
         reason: ended.reason,
         ms: Milestones {
@@ -87,6 +97,7 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         serial_lost: ended.output.map_or(0, |output| output.lost),
         disks: ended.disks,
         nets: ended.nets,
+        profile,
         line_open: ended.output.is_some_and(|output| output.line_open),
     })
 }

@@ -13,8 +13,10 @@ use super::exit::ExitReason;
 use super::nets::RunningNet;
 use super::report::{DiskReport, NetReport, millis};
 use super::virtio::Virtio;
+use crate::boot::Symbols;
 use crate::console::{ConsoleEnd, Finished, Patience};
 use crate::memory::GuestRam;
+use crate::profile::Samples;
 use crate::terminal;
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::kick;
@@ -60,6 +62,10 @@ pub struct Ended {
     pub nets: Vec<NetReport>,
     /// When the guest sent its first byte, in milliseconds since the process started.
     pub first_serial_byte: Option<f64>,
+    /// What was sampled of each vCPU, where a profile was asked for.
+    pub samples: Vec<Samples>,
+    /// Names for the addresses in it.
+    pub symbols: Option<Arc<Symbols>>,
 }
 
 impl RunningVm {
@@ -158,7 +164,8 @@ impl RunningVm {
     /// serial output over, and tells what happened.
     pub fn finish(mut self) -> Ended {
         let vcpus = self.threads.len();
-        let outcomes = self.join();
+        let mut outcomes = self.join();
+        let samples = outcomes.iter_mut().filter_map(|vcpu| vcpu.samples.take());
         let mut ended = Ended {
             reason: self
                 .machine
@@ -174,6 +181,8 @@ impl RunningVm {
             disks: Vec::new(),
             nets: Vec::new(),
             first_serial_byte: None,
+            samples: samples.collect(),
+            symbols: self.machine.symbols.clone(),
         };
         if outcomes.len() < vcpus {
             ended.reason = ExitReason::HostError {
