@@ -24,16 +24,16 @@ pub(super) struct Image {
     len: u64,
     /// The first bytes of a file, read once for all who look at its headers.
     head: Vec<u8>,
-    source: Source,
+    source: Arc<Source>,
 }
 
-/// Where the bytes are; clones share them.
-#[derive(Clone, Debug)]
+/// Where the bytes are.
+#[derive(Debug)]
 pub(super) enum Source {
     /// On disk.
-    File(Arc<File>),
+    File(File),
     /// In memory.
-    Bytes(Arc<Vec<u8>>),
+    Bytes(Vec<u8>),
 }
 
 impl Source {
@@ -100,7 +100,7 @@ impl Image {
                     role,
                     len,
                     head: Vec::new(),
-                    source: Source::File(Arc::new(file)),
+                    source: Arc::new(Source::File(file)),
                 };
                 let head = image.read_vec(0, HEAD)?;
                 Ok(Self { head, ..image })
@@ -115,7 +115,7 @@ impl Image {
             role: self.role,
             len: bytes.len() as u64,
             head: Vec::new(),
-            source: Source::Bytes(Arc::new(bytes)),
+            source: Arc::new(Source::Bytes(bytes)),
         }
     }
 
@@ -127,7 +127,7 @@ impl Image {
             role: self.role,
             len,
             head: Vec::new(),
-            source: Source::File(Arc::new(file)),
+            source: Arc::new(Source::File(file)),
         }
     }
 
@@ -143,14 +143,14 @@ impl Image {
 
     /// The file, if the image is one.
     pub(super) fn file(&self) -> Option<&File> {
-        match &self.source {
+        match &*self.source {
             Source::File(file) => Some(file),
             Source::Bytes(_) => None,
         }
     }
 
     /// What it holds, for others to keep as well.
-    pub(super) fn source(&self) -> Source {
+    pub(super) fn shared_source(&self) -> Arc<Source> {
         self.source.clone()
     }
 
@@ -229,7 +229,7 @@ impl Image {
         len: usize,
     ) -> Result<(), BootError> {
         ram.populate(addr, len);
-        let placed = match &self.source {
+        let placed = match &*self.source {
             Source::File(file) => ram.fill_from_file(addr, len, file, offset),
             Source::Bytes(bytes) => {
                 let range = usize::try_from(offset)

@@ -185,7 +185,7 @@ impl Kernel {
     pub fn symbols(&self, map: Option<File>) -> Option<Symbols> {
         match self.form {
             KernelForm::BzImage => None,
-            _ => Symbols::new(Some(self.image.source()), map),
+            _ => Symbols::new(Some(self.image.shared_source()), map),
         }
     }
 

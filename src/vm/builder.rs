@@ -14,6 +14,7 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 
 use super::advice;
+use super::choices;
 use super::clock::Clock;
 use super::devices::Panel;
 use super::disks::{self, OpenDisk};
@@ -30,8 +31,7 @@ use crate::boot::{
 };
 use crate::config::net::NetBackend;
 use crate::config::{
-    self, CmdlineMode, CpuModel, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd,
-    VmConfig,
+    self, CmdlineMode, CpusConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
 use crate::devices::virtio::transport::Doorbells;
 use crate::devices::vmgenid::{VmGenid, VmGenidState};
@@ -40,10 +40,7 @@ use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
 use crate::profile::SamplerPlan;
-use crate::vcpu::cpuid::{
-    self, Topology,
-    model::{self, Level},
-};
+use crate::vcpu::cpuid::{self, Topology, model};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
 use crate::vcpu::tick_pacing::IA32_TSC_DEADLINE;
@@ -98,7 +95,7 @@ impl Inputs {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(BuildError::SupportedCpuid)?;
-        let supported = match level(config.cpu_model) {
+        let supported = match choices::level(config.cpu_model) {
             Some(level) => model::restrict(&supported, level, backend.interprets_kernel_code())?,
             None => supported,
         };
@@ -245,7 +242,7 @@ pub fn build(
     place_vmx_pages(&vm, backend)?;
     register_memory(&vm, &ram)?;
 
-    let irqchip = irqchip_mode(config.irqchip, cmdline);
+    let irqchip = choices::irqchip_mode(config.irqchip, cmdline);
     let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus.count())?);
     let vcpu_fds = create_vcpus(&vm, kvm, supported, config.cpus)?;
 
@@ -277,9 +274,9 @@ pub fn build(
     };
     mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic, mmio_devices)?;
     let options = BootOptions {
-        protocol: boot_protocol(config.boot_protocol),
+        protocol: choices::boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),
-        kaslr: kaslr(config.kaslr),
+        kaslr: choices::kaslr(config.kaslr),
         ..Default::default()
     };
     let Loaded { entry, shift } = boot::load(kernel, initrd.as_ref(), cmdline, &ram, options)?;
@@ -366,52 +363,6 @@ fn register_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// The user's choice in `boot`'s terms, which knows no command line.
-fn boot_protocol(choice: config::BootProtocol) -> boot::BootProtocol {
-    match choice {
-        config::BootProtocol::Auto => boot::BootProtocol::Auto,
-        config::BootProtocol::Linux64 => boot::BootProtocol::Linux64,
-        config::BootProtocol::Pvh => boot::BootProtocol::Pvh,
-    }
-}
-
-/// The same of KASLR.
-fn kaslr(choice: config::Kaslr) -> boot::Kaslr {
-    match choice {
-        config::Kaslr::Auto => boot::Kaslr::Auto,
-        config::Kaslr::On => boot::Kaslr::On,
-        config::Kaslr::Off => boot::Kaslr::Off,
-    }
-}
-
-/// The level of the psABI that `--cpu` names, unless it is the host.
-fn level(choice: CpuModel) -> Option<Level> {
-    match choice {
-        CpuModel::Host => None,
-        CpuModel::V2 => Some(Level::V2),
-        CpuModel::V3 => Some(Level::V3),
-        CpuModel::V4 => Some(Level::V4),
-    }
-}
-
-/// Kernels told to do without the IOAPIC, or without the tables that describe
-/// it, need a PIC and a PIT.
-fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
-    const NEEDS_PIC: [&str; 4] = ["noapic", "nolapic", "acpi=off", "disableapic"];
-    match choice {
-        Irqchip::Split => IrqchipMode::Split,
-        Irqchip::Kernel => IrqchipMode::Kernel,
-        Irqchip::Auto => {
-            let mut words = cmdline.split_ascii_whitespace();
-            if words.any(|word| NEEDS_PIC.contains(&word)) {
-                IrqchipMode::Kernel
-            } else {
-                IrqchipMode::Split
-            }
-        }
-    }
-}
-
 /// Creates the vCPUs with their CPUID and firmware MSRs; KVM takes a vCPU's id for its APIC id.
 fn create_vcpus(
     vm: &VmFd,
@@ -440,19 +391,4 @@ fn create_vcpus(
         fds.push(fd);
     }
     Ok(fds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernels_without_an_ioapic_get_kvms_irqchip() {
-        let auto = |line| irqchip_mode(Irqchip::Auto, line);
-        assert_eq!(auto("console=ttyS0 panic=-1"), IrqchipMode::Split);
-        assert_eq!(auto("console=ttyS0 noapic"), IrqchipMode::Kernel);
-        assert_eq!(auto("acpi=off quiet"), IrqchipMode::Kernel);
-        assert_eq!(irqchip_mode(Irqchip::Split, "noapic"), IrqchipMode::Split);
-        assert_eq!(irqchip_mode(Irqchip::Kernel, ""), IrqchipMode::Kernel);
-    }
 }

@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod builder;
+mod choices;
 pub mod clock;
 pub mod control;
 mod devices;
