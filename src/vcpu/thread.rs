@@ -16,6 +16,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use super::counts::{ExitCounts, ExitKind};
 use super::emulate::Emulator;
 use super::gate::GateState;
+use super::guest_tsc::GuestTsc;
 use super::kick::KickSlot;
 use super::report;
 use super::tick_pacing::{IA32_TSC_DEADLINE, TickPacing};
@@ -23,6 +24,7 @@ use crate::boot::Symbols;
 use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
 use crate::one_line::one_line;
+use crate::vm::clock::Clock;
 use crate::vm::exit::ExitReason;
 use crate::vm::lifecycle::Lifecycle;
 
@@ -42,6 +44,8 @@ pub struct Machine {
     pub interrupts: Arc<Interrupts>,
     /// Whether the VM runs, and why it ended.
     pub lifecycle: Arc<Lifecycle>,
+    /// The guest's time, which stands still while the VM is paused.
+    pub clock: Clock,
     /// Names for addresses in the guest's kernel, where its code is interpreted.
     pub symbols: Option<Symbols>,
 }
@@ -54,6 +58,7 @@ pub struct Vcpu {
     emulator: Option<Emulator>,
     /// Made when the guest first arms a timer that is watched.
     tick_pacing: Option<TickPacing>,
+    tsc: GuestTsc,
     counts: ExitCounts,
 }
 
@@ -101,6 +106,7 @@ impl Vcpu {
             machine,
             emulator,
             tick_pacing: None,
+            tsc: GuestTsc::default(),
             counts: ExitCounts::default(),
         }
     }
@@ -152,8 +158,21 @@ impl Vcpu {
                 Next::End(reason) => return Next::End(reason),
             }
         }
-        self.machine.lifecycle.gate().park();
+        if let GateState::Running = self.machine.lifecycle.gate().park() {
+            self.resume_time();
+        }
         Next::Enter
+    }
+
+    /// Has the guest's time go on from where it stood, and tells its kernel, so that
+    /// no watchdog of it wonders.
+    fn resume_time(&mut self) {
+        // Kernel code that is interpreted shares the host's TSC with user code that is not.
+        if self.emulator.is_none() {
+            self.tsc.take_back(&self.fd, self.machine.clock.skipped());
+        }
+        // KVM_KVMCLOCK_CTRL is refused while the guest has no kvmclock: nobody to tell.
+        let _ = self.fd.kvmclock_ctrl();
     }
 
     fn enter_guest(&mut self) -> Next {

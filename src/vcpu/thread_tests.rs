@@ -76,6 +76,7 @@ fn guest(code: &[u8], device: impl FnOnce(&Arc<Lifecycle>) -> Arc<Mutex<dyn BusD
         mmio: Arc::new(mmio),
         interrupts,
         lifecycle,
+        clock: Clock::new(vm.clone()),
         symbols: None,
     });
     Guest {

@@ -13,10 +13,12 @@ use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 
 use super::advice;
+use super::clock::Clock;
 use super::disks::{self, DiskCounters, OpenDisk};
 use super::error::BuildError;
 use super::lifecycle::Lifecycle;
 use super::nets::{self, OpenNet, RunningNet};
+use super::shares::Shares;
 use super::virtio::{self, Devices, Transports, Virtio};
 use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
@@ -25,7 +27,8 @@ use crate::boot::{
 };
 use crate::config::net::NetBackend;
 use crate::config::{
-    self, CmdlineMode, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd, VmConfig,
+    self, CmdlineMode, CpuModel, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd,
+    VmConfig,
 };
 use crate::console::{Console, ConsoleEnd, Input};
 use crate::devices::serial::Serial;
@@ -35,7 +38,10 @@ use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
-use crate::vcpu::cpuid::{self, Topology};
+use crate::vcpu::cpuid::{
+    self, Topology,
+    model::{self, Level},
+};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
 use crate::vcpu::tick_pacing::IA32_TSC_DEADLINE;
@@ -58,6 +64,8 @@ pub struct Inputs {
     mmio_declaration: Option<Declaration>,
     /// One for all boots of this VM.
     generation: VmGenid,
+    /// Its part of the host's processors; given back last.
+    shares: Arc<Shares>,
 }
 
 impl Inputs {
@@ -73,6 +81,8 @@ impl Inputs {
     /// # Errors
     /// [`BuildError`], one line that names the file or the capability.
     pub fn open(config: &VmConfig) -> Result<Self, BuildError> {
+        // Before anything that takes time, or starts a process.
+        let shares = Arc::new(Shares::prepare(config)?);
         let cache = PayloadCache::from_env();
         let kernel = Kernel::open(&config.kernel, &cache)?;
         let kvm = host::open_kvm()?;
@@ -86,7 +96,14 @@ impl Inputs {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(BuildError::SupportedCpuid)?;
-        config::check_memory(config.memory, host::physical_address_bits(&supported))?;
+        let supported = match level(config.cpu_model) {
+            Some(level) => model::restrict(&supported, level, backend.interprets_kernel_code())?,
+            None => supported,
+        };
+        config::check_memory(
+            config.memory.size(),
+            host::physical_address_bits(&supported),
+        )?;
         let unpack = match config.unpack_initrd {
             UnpackInitrd::Always => true,
             UnpackInitrd::Never => false,
@@ -136,6 +153,7 @@ impl Inputs {
             disks,
             nets,
             mmio_declaration,
+            shares,
             generation: VmGenid::from_state(generation),
         })
     }
@@ -182,6 +200,8 @@ pub struct BuiltVm {
     pub vm: Arc<VmFd>,
     /// Guest memory; unmapped last.
     pub ram: GuestRam,
+    /// Its part of the host's processors; given back when no thread is left.
+    pub shares: Arc<Shares>,
 }
 
 /// Makes the machine.
@@ -205,10 +225,11 @@ pub fn build(
         disks,
         nets,
         mmio_declaration,
+        shares,
         generation,
     } = inputs;
 
-    let ram = GuestRam::new(config.memory)?;
+    let ram = GuestRam::with_options(config.memory.size(), config.memory.options())?;
     let vm = Arc::new(kvm.create_vm().map_err(BuildError::CreateVm)?);
     place_vmx_pages(&vm, backend)?;
     register_memory(&vm, &ram)?;
@@ -284,6 +305,7 @@ pub fn build(
             .then(|| kernel.into_symbols(map))
             .flatten()
             .map(|symbols| symbols.shifted_by(shift.virtual_)),
+        clock: Clock::new(vm.clone()),
     });
     let vcpus = (0u32..)
         .zip(vcpu_fds)
@@ -309,6 +331,7 @@ pub fn build(
         hooks,
         vm,
         ram,
+        shares,
     })
 }
 
@@ -356,6 +379,16 @@ fn kaslr(choice: config::Kaslr) -> boot::Kaslr {
         config::Kaslr::Auto => boot::Kaslr::Auto,
         config::Kaslr::On => boot::Kaslr::On,
         config::Kaslr::Off => boot::Kaslr::Off,
+    }
+}
+
+/// The level of the psABI that `--cpu` names, unless it is the host.
+fn level(choice: CpuModel) -> Option<Level> {
+    match choice {
+        CpuModel::Host => None,
+        CpuModel::V2 => Some(Level::V2),
+        CpuModel::V3 => Some(Level::V3),
+        CpuModel::V4 => Some(Level::V4),
     }
 }
 

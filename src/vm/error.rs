@@ -22,6 +22,7 @@ use crate::memory::MemoryError;
 use crate::memory::layout::TooManyDevices;
 use crate::one_line::one_line;
 use crate::vcpu::cpuid::CpuidError;
+use crate::vcpu::cpuid::model::ModelError;
 use crate::vcpu::msr::MsrError;
 use crate::vm::control::ControlError;
 
@@ -82,6 +83,9 @@ pub enum BuildError {
     /// The CPUID table.
     #[error(transparent)]
     CpuidTable(#[from] CpuidError),
+    /// `--cpu`.
+    #[error(transparent)]
+    CpuModel(#[from] ModelError),
     /// The firmware's MSRs.
     #[error(transparent)]
     Msr(#[from] MsrError),
@@ -133,6 +137,9 @@ pub enum BuildError {
     /// epoll.
     #[error("cannot wait for events: {0}")]
     EventLoop(String),
+    /// sched_getaffinity.
+    #[error("cannot tell which host CPUs there are for --cpu-pin")]
+    Affinity(#[source] std::io::Error),
     /// sigaction.
     #[error("cannot install the signal that stops vCPUs")]
     Kick(#[source] vmm_sys_util::errno::Error),
@@ -158,6 +165,7 @@ impl BuildError {
         match self {
             Self::Boot(_)
             | Self::Config(_)
+            | Self::CpuModel(_)
             | Self::Console(_)
             | Self::Memory(_)
             | Self::MmioDevices(_)

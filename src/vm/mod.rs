@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod builder;
+pub mod clock;
 pub mod control;
 mod devices;
 pub mod disks;
@@ -11,6 +12,7 @@ pub mod lifecycle;
 pub mod nets;
 pub mod report;
 pub mod running;
+pub mod shares;
 pub mod virtio;
 
 use std::io;

@@ -12,6 +12,7 @@ use super::error::BuildError;
 use super::exit::ExitReason;
 use super::nets::RunningNet;
 use super::report::{DiskReport, NetReport, millis};
+use super::shares::Shares;
 use super::virtio::Virtio;
 use crate::console::{ConsoleEnd, Finished, Patience};
 use crate::memory::GuestRam;
@@ -36,6 +37,7 @@ pub struct RunningVm {
     // Dropped in this order: KVM's side first, then the memory it maps.
     _vm: Arc<VmFd>,
     _ram: GuestRam,
+    _shares: Arc<Shares>,
 }
 
 /// What a VM that has ended leaves behind.
@@ -81,12 +83,15 @@ impl RunningVm {
             output: Some(built.output),
             _vm: built.vm,
             _ram: built.ram,
+            _shares: built.shares.clone(),
         };
         for (id, vcpu) in (0u32..).zip(built.vcpus) {
             let builder = Builder::new()
                 .name(format!("vcpu{id}"))
                 .stack_size(STACK_SIZE);
+            let shares = built.shares.clone();
             let thread = builder.spawn(move || {
+                shares.enter_vcpu_thread(id);
                 let _stack = terminal::guard_thread();
                 vcpu.run()
             });
@@ -119,6 +124,7 @@ impl RunningVm {
     pub fn pause(&self) -> bool {
         let paused = self.machine.lifecycle.gate().pause(|| self.kick());
         if paused {
+            self.machine.clock.hold();
             self.virtio.pause();
             if let Some(hooks) = &self.hooks {
                 hooks.unplant();
@@ -133,6 +139,7 @@ impl RunningVm {
             hooks.replant();
         }
         self.virtio.resume();
+        self.machine.clock.release();
         self.machine.lifecycle.gate().resume();
     }
 

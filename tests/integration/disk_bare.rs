@@ -8,7 +8,9 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mayfly::config::{CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, SerialConfig, VmConfig};
+use mayfly::config::{
+    CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, MemoryConfig, SerialConfig, VmConfig,
+};
 use mayfly::console::Console;
 use mayfly::vm::builder::{self, Inputs};
 use mayfly::vm::exit::ExitReason;
@@ -280,7 +282,7 @@ fn pauses_lose_no_request() {
     let image = Image::new();
     let mut config = VmConfig::new(bare("blk_bench"));
     config.serial = SerialConfig::Null;
-    config.memory = 64 << 20;
+    config.memory = MemoryConfig::new(64 << 20);
     config.cmdline = CmdlineConfig {
         mode: CmdlineMode::Replace,
         text: "bare.count=40000 bare.depth=32 bare.random=1".into(),

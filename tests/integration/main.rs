@@ -17,6 +17,7 @@ mod json;
 mod kaslr;
 mod linux;
 mod memory;
+mod memory_options;
 mod net;
 mod net_bare;
 mod pause;

@@ -8,7 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mayfly::config::{
-    CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, SerialConfig, Transport, VmConfig,
+    CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, MemoryConfig, SerialConfig, Transport,
+    VmConfig,
 };
 use mayfly::console::Console;
 use mayfly::memory::layout::VIRTIO_MMIO_START;
@@ -70,7 +71,7 @@ fn allocations(image: &Path, transport: &str, count: u64) -> Result<u64, Box<dyn
         text = format!("bare.mmio={} {text}", VIRTIO_MMIO_START);
     }
     config.serial = SerialConfig::Null;
-    config.memory = 64 << 20;
+    config.memory = MemoryConfig::new(64 << 20);
     config.cmdline = CmdlineConfig {
         mode: CmdlineMode::Replace,
         text,
