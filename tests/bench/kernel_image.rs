@@ -1,7 +1,8 @@
 //! How long a kernel takes to its first instruction, by what it is packed in.
 //!
 //! The same kernel is started in turn as a vmlinux, as a compressed image whose
-//! payload Mayfly has unpacked before, and as one that it has never seen.
+//! payload Mayfly has unpacked before, where it was linked for and at a random address
+//! (if it has relocation data), and as an image that Mayfly has never seen.
 //! `cargo bench --bench kernel_image` does so with the tiny guest, and with each
 //! vmlinuz named behind `--`; a number there is the number of rounds:
 //! `cargo bench --bench kernel_image -- 50 /boot/vmlinuz`. docs/decisions.md has
@@ -64,26 +65,34 @@ fn compare(packed: &Path, vmlinux: Option<&Path>, rounds: usize) -> Result<(), B
     let mut variants = [
         ("vmlinux", Times::default()),
         ("packed, unpacked earlier", Times::default()),
+        ("the same, KASLR", Times::default()),
         ("packed, unpacked now", Times::default()),
     ];
     for _ in 0..rounds {
         let cold = tempfile::tempdir_in(files.dir.path())?;
         let runs = [
-            (&files.vmlinux, files.warm_cache()),
-            (&files.packed, files.warm_cache()),
-            (&files.packed, cold.path().to_owned()),
+            (&files.vmlinux, files.warm_cache(), "off"),
+            (&files.packed, files.warm_cache(), "off"),
+            (&files.packed, files.warm_cache(), "auto"),
+            (&files.packed, cold.path().to_owned(), "off"),
         ];
-        for ((kernel, cache), (_, times)) in runs.into_iter().zip(&mut variants) {
+        for ((kernel, cache, kaslr), (_, times)) in runs.into_iter().zip(&mut variants) {
             thread::sleep(SETTLE);
-            start(kernel, &cache, times)?;
+            start(kernel, &cache, kaslr, times)?;
         }
     }
     println!("{}", packed.display());
-    let medians = variants.map(|(name, times)| times.print(name));
+    let [vmlinux, earlier, moved, _] = variants.map(|(name, times)| times.print(name));
     println!(
         "  earlier / vmlinux: {:.3} to the first instruction, {:.3} of the process",
-        medians[1].0 / medians[0].0,
-        medians[1].1 / medians[0].1
+        earlier.first_instruction / vmlinux.first_instruction,
+        earlier.process / vmlinux.process
+    );
+    // What disturbs a start only adds.
+    println!(
+        "  KASLR: {:.2} ms by the least of each, {:.2} by the medians",
+        moved.least - earlier.least,
+        moved.first_instruction - earlier.first_instruction
     );
     Ok(())
 }
@@ -107,11 +116,21 @@ impl Files {
         // One run unpacks; after the next the cache knows the file by its times.
         for _ in 0..2 {
             thread::sleep(SETTLE);
-            start(&files.packed, &files.warm_cache(), &mut Times::default())?;
+            start(
+                &files.packed,
+                &files.warm_cache(),
+                "off",
+                &mut Times::default(),
+            )?;
         }
         let unpacked = files.unpacked()?;
         fs::copy(vmlinux.unwrap_or(&unpacked), &files.vmlinux)?;
-        start(&files.vmlinux, &files.warm_cache(), &mut Times::default())?;
+        start(
+            &files.vmlinux,
+            &files.warm_cache(),
+            "off",
+            &mut Times::default(),
+        )?;
         Ok(files)
     }
 
@@ -143,28 +162,45 @@ struct Times {
     process: Vec<f64>,
 }
 
+/// What is compared: medians, and the least time to the first instruction.
+struct Summary {
+    first_instruction: f64,
+    process: f64,
+    least: f64,
+}
+
 impl Times {
-    /// Prints a variant's line and returns its medians.
-    fn print(self, name: &str) -> (f64, f64) {
+    /// Prints a variant's line and sums it up.
+    fn print(self, name: &str) -> Summary {
         print!("  {name:28}");
-        let medians = [self.first_instruction, self.process].map(|mut times| {
+        let [first, process] = [self.first_instruction, self.process].map(|mut times| {
             times.sort_unstable_by(f64::total_cmp);
             let (min, median, max) = (times[0], times[times.len() / 2], times[times.len() - 1]);
             print!("{min:12.2} /{median:6.2} /{max:6.2}");
-            median
+            (min, median)
         });
         println!();
-        (medians[0], medians[1])
+        Summary {
+            first_instruction: first.1,
+            process: process.1,
+            least: first.0,
+        }
     }
 }
 
 /// Starts `kernel` once and notes what it took.
-fn start(kernel: &Path, cache: &Path, times: &mut Times) -> Result<(), Box<dyn Error>> {
+fn start(
+    kernel: &Path,
+    cache: &Path,
+    kaslr: &str,
+    times: &mut Times,
+) -> Result<(), Box<dyn Error>> {
     let begin = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_mayfly"))
         .env("MAYFLY_CACHE", cache)
         .args(["run", "--json", "--serial", "null", "--timeout"])
         .arg(format!("{}ms", GUEST.as_millis()))
+        .arg(format!("--kaslr={kaslr}"))
         .arg("--kernel")
         .arg(kernel)
         .stdin(Stdio::null())

@@ -14,6 +14,7 @@ mod doctor;
 mod emulated_host;
 mod image;
 mod json;
+mod kaslr;
 mod linux;
 mod memory;
 mod memory_options;
