@@ -20,6 +20,7 @@ mod net;
 mod net_bare;
 mod pause;
 mod serial;
+mod shares;
 mod startup;
 mod terminal;
 mod ticks;
