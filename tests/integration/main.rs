@@ -22,6 +22,7 @@ mod net;
 mod net_bare;
 mod pause;
 mod serial;
+mod shares;
 mod startup;
 mod terminal;
 mod ticks;

@@ -7,6 +7,7 @@ pub mod machine;
 mod nbd;
 mod power_cut;
 pub mod root;
+mod shares;
 mod stock;
 
 use std::fs;
@@ -117,11 +118,13 @@ pub fn compile(source: &str) -> PathBuf {
 const DISKS: [&str; 2] = ["disk::", "disk_bare::"];
 
 /// Tests that the suite does without there. What a start takes is counted below, by a
-/// clock that does not make it look slow; the fuzzers' corpora and the image tool need
-/// no KVM; hostile guests meet one way to serve a disk there and all others here.
-const SKIPPED: [&str; 6] = [
+/// clock that does not make it look slow; shares of the processors have a host of their
+/// own; the fuzzers' corpora and the image tool need no KVM; hostile guests meet one way
+/// to serve a disk there and all others here.
+const SKIPPED: [&str; 7] = [
     "emulated_host",
     "startup",
+    "shares::",
     "corpora",
     "image::",
     "harm_no_",
