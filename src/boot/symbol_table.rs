@@ -90,7 +90,7 @@ impl SymbolTable {
     }
 
     /// The same for a kernel that runs `shift` bytes above where it is linked.
-    pub(super) fn shifted_by(self, shift: u64) -> Self {
+    pub(crate) fn shifted_by(self, shift: u64) -> Self {
         Self { shift, ..self }
     }
 

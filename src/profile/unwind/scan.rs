@@ -14,8 +14,11 @@ use crate::profile::samples::Sample;
 
 /// Candidates on a stack that are looked at.
 const MAX_CANDIDATES: usize = 64;
-/// A longer function is not searched for jumps.
+/// Bytes of a function that are searched for jumps, and targets of them that are kept.
 const MAX_FUNCTION: u64 = 16 << 10;
+const MAX_TARGETS: usize = 16;
+/// Jumps in a row.
+const MAX_JUMPS: usize = 4;
 /// What a link by a direct call counts, against 1 by an indirect one.
 const DIRECT: u32 = 4;
 
@@ -23,8 +26,8 @@ const DIRECT: u32 = 4;
 pub(in crate::profile) struct Scan {
     code: Vec<KernelSection>,
     shift: u64,
-    /// Whether the first function ends with a jump to the second.
-    jumps: HashMap<(usize, usize), bool>,
+    /// The functions that a function jumps to, with their beginnings.
+    jumps: HashMap<usize, Vec<(usize, u64)>>,
     calls: HashMap<u64, Option<Call>>,
 }
 
@@ -126,32 +129,47 @@ impl Scan {
         let Some((called, start)) = table.function_at(target) else {
             return false;
         };
-        if called == function {
-            return true;
+        let mut reached = vec![(called, start)];
+        // What a function jumps to may jump on.
+        for _ in 0..MAX_JUMPS {
+            if reached.iter().any(|(reached, _)| *reached == function) {
+                return true;
+            }
+            let from = std::mem::take(&mut reached);
+            for (from, start) in from {
+                reached.extend_from_slice(self.jumps_of(from, start, table));
+            }
         }
-        if let Some(known) = self.jumps.get(&(called, function)) {
-            return *known;
-        }
-        let jumps = self.jumps_to(called, start, function, table);
-        self.jumps.insert((called, function), jumps);
-        jumps
+        false
     }
 
-    /// Whether `from`, which begins at `start`, has a jump to the beginning of `to`.
-    fn jumps_to(&self, from: usize, start: u64, to: usize, table: &SymbolTable) -> bool {
-        let within = |address: u64| table.function_at(address).is_some_and(|(at, _)| at == from);
-        let bytes = self.bytes(start, MAX_FUNCTION);
-        let ends = |at: usize| start.wrapping_add(at as u64).wrapping_add(5);
-        bytes
-            .windows(5)
-            .enumerate()
-            .take_while(|(at, _)| at % 64 != 0 || within(ends(*at)))
-            .filter(|(_, bytes)| is_jump(bytes))
-            .filter_map(|(at, bytes)| Some(ends(at).wrapping_add_signed(distance(bytes)?)))
-            .any(|target| {
-                let entered = table.function_at(target);
-                entered.is_some_and(|(function, start)| function == to && start == target)
+    /// The functions to whose beginning `from`, which begins at `start`, jumps.
+    fn jumps_of(&mut self, from: usize, start: u64, table: &SymbolTable) -> &[(usize, u64)] {
+        if !self.jumps.contains_key(&from) {
+            let found = self.find_jumps(from, start, table);
+            self.jumps.insert(from, found);
+        }
+        self.jumps.get(&from).map_or(&[], Vec::as_slice)
+    }
+
+    fn find_jumps(&self, from: usize, start: u64, table: &SymbolTable) -> Vec<(usize, u64)> {
+        let code = self.bytes(start, MAX_FUNCTION);
+        let targets = code.windows(5).enumerate().map_while(|(at, bytes)| {
+            let here = start.wrapping_add(at as u64);
+            let inside = at % 16 != 0 || table.function_at(here)?.0 == from;
+            inside.then(|| jump(bytes).map(|distance| here.wrapping_add_signed(distance)))
+        });
+        let mut found: Vec<_> = targets
+            .flatten()
+            .filter_map(|target| {
+                let (function, start) = table.function_at(target)?;
+                (start == target && function != from).then_some((function, start))
             })
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found.truncate(MAX_TARGETS);
+        found
     }
 
     /// The call that returns to `address`, if there is one.
@@ -197,15 +215,20 @@ impl Scan {
     }
 }
 
-/// Near jumps: JMP rel32, and the last five bytes of Jcc rel32.
-fn is_jump(bytes: &[u8]) -> bool {
-    matches!(bytes.first(), Some(0xe9 | 0x80..=0x8f))
-}
-
-/// The distance in the last four of five bytes.
-fn distance(bytes: &[u8]) -> Option<i64> {
-    let last = bytes.get(1..5)?.try_into().ok()?;
-    Some(i32::from_le_bytes(last).into())
+/// How far a jump goes that five bytes begin with: JMP and Jcc, short and near (of the
+/// near Jcc without its first byte).
+fn jump(bytes: &[u8]) -> Option<i64> {
+    match bytes.first()? {
+        0xeb | 0x70..=0x7f => {
+            let distance = i64::from(bytes.get(1)?.cast_signed());
+            distance.checked_add(2)
+        }
+        0xe9 | 0x80..=0x8f => {
+            let distance = i32::from_le_bytes(bytes.get(1..5)?.try_into().ok()?);
+            i64::from(distance).checked_add(5)
+        }
+        _ => None,
+    }
 }
 
 /// Whether seven bytes end with a CALL: its distance, or `None` for an indirect one
@@ -228,3 +251,7 @@ fn call_at_end(bytes: &[u8; 7]) -> Option<Option<i64>> {
         || c == 0xff && d == 0x15;
     indirect.then_some(None)
 }
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;
