@@ -182,10 +182,10 @@ impl Kernel {
 
     /// What can name the kernel's functions, once it is in guest memory: its own
     /// file, or `map`.
-    pub fn into_symbols(self, map: Option<File>) -> Option<Symbols> {
+    pub fn symbols(&self, map: Option<File>) -> Option<Symbols> {
         match self.form {
             KernelForm::BzImage => None,
-            _ => Symbols::new(Some(self.image.into_source()), map),
+            _ => Symbols::new(Some(self.image.shared_source()), map),
         }
     }
 

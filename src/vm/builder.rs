@@ -4,44 +4,41 @@
 //! ([`Inputs::open`]), then the machine is made ([`build`], top to bottom),
 //! and only then do threads start ([`super::running`]).
 
-use std::fs::{self, File};
+use std::fs;
+use std::mem;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 
 use super::advice;
+use super::choices;
 use super::clock::Clock;
-use super::disks::{self, DiskCounters, OpenDisk};
+use super::devices::Panel;
+use super::disks::{self, OpenDisk};
 use super::error::BuildError;
+use super::hardware::Hardware;
 use super::lifecycle::Lifecycle;
-use super::nets::{self, OpenNet, RunningNet};
+use super::nets::{self, OpenNet};
 use super::shares::Shares;
-use super::virtio::{self, Devices, Transports, Virtio};
+use super::virtio::{Transports, Virtio};
 use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
-    self, BootOptions, Initrd, Kernel, Loaded, PayloadCache, UserCmdline, acpi, build_cmdline,
-    check_cmdline, mptable,
+    self, BootOptions, Initrd, Kernel, Loaded, PayloadCache, Symbols, UserCmdline, acpi,
+    build_cmdline, check_cmdline, mptable,
 };
 use crate::config::net::NetBackend;
 use crate::config::{
-    self, CmdlineMode, CpuModel, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd,
-    VmConfig,
+    self, CmdlineMode, CpusConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
-use crate::console::{Console, ConsoleEnd, Input};
-use crate::devices::serial::Serial;
 use crate::devices::virtio::transport::Doorbells;
 use crate::devices::vmgenid::{VmGenid, VmGenidState};
 use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
-use crate::vcpu::cpuid::{
-    self, Topology,
-    model::{self, Level},
-};
+use crate::vcpu::cpuid::{self, Topology, model};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
 use crate::vcpu::tick_pacing::IA32_TSC_DEADLINE;
@@ -56,8 +53,8 @@ pub struct Inputs {
     /// What KVM offers to guests.
     supported: CpuId,
     backend: Backend,
-    /// The kernel's `System.map`, where names for addresses may be wanted.
-    map: Option<File>,
+    /// Names for addresses in the kernel, where they may be wanted.
+    symbols: Option<Symbols>,
     disks: Vec<OpenDisk>,
     nets: Vec<OpenNet>,
     /// How the kernel is told of virtio-mmio devices, if there are any.
@@ -96,7 +93,7 @@ impl Inputs {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(BuildError::SupportedCpuid)?;
-        let supported = match level(config.cpu_model) {
+        let supported = match choices::level(config.cpu_model) {
             Some(level) => model::restrict(&supported, level, backend.interprets_kernel_code())?,
             None => supported,
         };
@@ -137,9 +134,9 @@ impl Inputs {
         check_cmdline(&cmdline, kernel.cmdline_max())?;
         log::info!("kernel command line: {cmdline}");
         spare_inputs(config)?;
-        let map = backend
+        let symbols = backend
             .interprets_kernel_code()
-            .then(|| kernel.open_map())
+            .then(|| kernel.symbols(kernel.open_map()))
             .flatten();
         let generation = VmGenidState::random().map_err(BuildError::GenerationId)?;
         Ok(Self {
@@ -149,13 +146,23 @@ impl Inputs {
             kvm,
             supported,
             backend,
-            map,
+            symbols,
             disks,
             nets,
             mmio_declaration,
             shares,
             generation: VmGenid::from_state(generation),
         })
+    }
+
+    /// The disks, which are made into devices once.
+    pub(super) fn take_disks(&mut self) -> Vec<OpenDisk> {
+        mem::take(&mut self.disks)
+    }
+
+    /// The networks, likewise.
+    pub(super) fn take_nets(&mut self) -> Vec<OpenNet> {
+        mem::take(&mut self.nets)
     }
 }
 
@@ -182,18 +189,10 @@ pub struct BuiltVm {
     pub machine: Arc<Machine>,
     /// The vCPUs, the boot processor first.
     pub vcpus: Vec<Vcpu>,
-    /// The serial port, to which input goes.
-    pub serial: Arc<Mutex<Serial>>,
-    /// Where the serial port's output goes.
-    pub output: ConsoleEnd,
-    /// Where the serial port's input comes from.
-    pub input: Option<Input>,
+    /// What a user reaches of it.
+    pub panel: Panel,
     /// The virtio devices, to pause and resume them.
     pub virtio: Virtio,
-    /// What the disks count.
-    pub disk_counters: Vec<DiskCounters>,
-    /// What the network interfaces need until the end, and what they count.
-    pub nets: Vec<RunningNet>,
     /// The breakpoints planted in the guest, where the host needs them.
     pub hooks: Option<Arc<SharedHooks>>,
     /// KVM's side of the VM; closed after the vCPUs.
@@ -204,15 +203,15 @@ pub struct BuiltVm {
     pub shares: Arc<Shares>,
 }
 
-/// Makes the machine.
+/// Makes a machine round `hardware`, which must be as in the beginning: new, or reset
+/// ([`Hardware::reset`]). So each start of a guest finds the same machine.
 ///
 /// # Errors
 /// [`BuildError`], one line that says what could not be made.
 pub fn build(
     config: &VmConfig,
-    inputs: Inputs,
-    console: Console,
-    started: Instant,
+    inputs: &Inputs,
+    hardware: &Hardware,
 ) -> Result<BuiltVm, BuildError> {
     let Inputs {
         kernel,
@@ -221,34 +220,29 @@ pub fn build(
         kvm,
         supported,
         backend,
-        map,
-        disks,
-        nets,
+        symbols,
         mmio_declaration,
         shares,
         generation,
+        ..
     } = inputs;
+    let backend = *backend;
+    let ram = hardware.ram.clone();
 
-    let ram = GuestRam::with_options(config.memory.size(), config.memory.options())?;
     let vm = Arc::new(kvm.create_vm().map_err(BuildError::CreateVm)?);
     place_vmx_pages(&vm, backend)?;
     register_memory(&vm, &ram)?;
 
-    let irqchip = irqchip_mode(config.irqchip, &cmdline);
+    let irqchip = choices::irqchip_mode(config.irqchip, cmdline);
     let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus.count())?);
-    let vcpu_fds = create_vcpus(&vm, &kvm, &supported, config.cpus)?;
+    let vcpu_fds = create_vcpus(&vm, kvm, supported, config.cpus)?;
 
-    let lifecycle =
-        Arc::new(Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?);
-    let (writer, input, output) = console.split();
+    let lifecycle = Arc::new(Lifecycle::new(hardware.history.clone(), vcpu_fds.len()));
     let doorbells: Arc<dyn Doorbells> = Arc::new(KvmDoorbells::new(vm.clone()));
-    let Devices {
-        devices,
-        disk_counters,
-        nets,
-    } = virtio::make_devices(disks, nets, config.rng, &ram)?;
+    let devices = &hardware.devices;
     let device_count = devices.len();
     let transports = Transports::new(config.transport, devices, &ram, &interrupts, &doorbells)?;
+    let writer = hardware.console.writer();
     let buses = super::devices::build(&interrupts, &lifecycle, writer, ram.size(), transports)?;
 
     let acpi_config = acpi::AcpiConfig {
@@ -271,12 +265,12 @@ pub fn build(
     };
     mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic, mmio_devices)?;
     let options = BootOptions {
-        protocol: boot_protocol(config.boot_protocol),
+        protocol: choices::boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),
-        kaslr: kaslr(config.kaslr),
+        kaslr: choices::kaslr(config.kaslr),
         ..Default::default()
     };
-    let Loaded { entry, shift } = boot::load(&kernel, initrd.as_ref(), &cmdline, &ram, options)?;
+    let Loaded { entry, shift } = boot::load(kernel, initrd.as_ref(), cmdline, &ram, options)?;
     setup::write_boot_tables(&ram, &entry)?;
     if let Some(boot_vcpu) = vcpu_fds.first() {
         let reset = boot_vcpu.get_sregs().map_err(BuildError::Registers)?;
@@ -300,10 +294,8 @@ pub fn build(
         mmio: Arc::new(buses.mmio),
         interrupts,
         lifecycle,
-        symbols: hooks
-            .is_some()
-            .then(|| kernel.into_symbols(map))
-            .flatten()
+        symbols: symbols
+            .clone()
             .map(|symbols| symbols.shifted_by(shift.virtual_)),
         clock: Clock::new(vm.clone()),
     });
@@ -322,16 +314,12 @@ pub fn build(
     Ok(BuiltVm {
         machine,
         vcpus,
-        serial: buses.serial,
+        panel: buses.panel,
         virtio: buses.virtio,
-        disk_counters,
-        nets,
-        output,
-        input,
         hooks,
         vm,
         ram,
-        shares,
+        shares: shares.clone(),
     })
 }
 
@@ -364,52 +352,6 @@ fn register_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// The user's choice in `boot`'s terms, which knows no command line.
-fn boot_protocol(choice: config::BootProtocol) -> boot::BootProtocol {
-    match choice {
-        config::BootProtocol::Auto => boot::BootProtocol::Auto,
-        config::BootProtocol::Linux64 => boot::BootProtocol::Linux64,
-        config::BootProtocol::Pvh => boot::BootProtocol::Pvh,
-    }
-}
-
-/// The same of KASLR.
-fn kaslr(choice: config::Kaslr) -> boot::Kaslr {
-    match choice {
-        config::Kaslr::Auto => boot::Kaslr::Auto,
-        config::Kaslr::On => boot::Kaslr::On,
-        config::Kaslr::Off => boot::Kaslr::Off,
-    }
-}
-
-/// The level of the psABI that `--cpu` names, unless it is the host.
-fn level(choice: CpuModel) -> Option<Level> {
-    match choice {
-        CpuModel::Host => None,
-        CpuModel::V2 => Some(Level::V2),
-        CpuModel::V3 => Some(Level::V3),
-        CpuModel::V4 => Some(Level::V4),
-    }
-}
-
-/// Kernels told to do without the IOAPIC, or without the tables that describe
-/// it, need a PIC and a PIT.
-fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
-    const NEEDS_PIC: [&str; 4] = ["noapic", "nolapic", "acpi=off", "disableapic"];
-    match choice {
-        Irqchip::Split => IrqchipMode::Split,
-        Irqchip::Kernel => IrqchipMode::Kernel,
-        Irqchip::Auto => {
-            let mut words = cmdline.split_ascii_whitespace();
-            if words.any(|word| NEEDS_PIC.contains(&word)) {
-                IrqchipMode::Kernel
-            } else {
-                IrqchipMode::Split
-            }
-        }
-    }
-}
-
 /// Creates the vCPUs with their CPUID and firmware MSRs; KVM takes a vCPU's id for its APIC id.
 fn create_vcpus(
     vm: &VmFd,
@@ -438,19 +380,4 @@ fn create_vcpus(
         fds.push(fd);
     }
     Ok(fds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernels_without_an_ioapic_get_kvms_irqchip() {
-        let auto = |line| irqchip_mode(Irqchip::Auto, line);
-        assert_eq!(auto("console=ttyS0 panic=-1"), IrqchipMode::Split);
-        assert_eq!(auto("console=ttyS0 noapic"), IrqchipMode::Kernel);
-        assert_eq!(auto("acpi=off quiet"), IrqchipMode::Kernel);
-        assert_eq!(irqchip_mode(Irqchip::Split, "noapic"), IrqchipMode::Split);
-        assert_eq!(irqchip_mode(Irqchip::Kernel, ""), IrqchipMode::Kernel);
-    }
 }

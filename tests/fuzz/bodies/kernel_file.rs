@@ -97,12 +97,12 @@ pub fn run(data: &[u8]) {
         }
         Err(error) => check_line(&error),
     }
-    check_names(kernel, initrd_file);
+    check_names(&kernel, initrd_file);
 }
 
 /// A name is one for a line of text, and the address is within the function.
-fn check_names(kernel: Kernel, map: MemoryFile) {
-    let Some(symbols) = kernel.into_symbols(Some(map.0)) else {
+fn check_names(kernel: &Kernel, map: MemoryFile) {
+    let Some(symbols) = kernel.symbols(Some(map.0)) else {
         return;
     };
     for address in [0x20_0010, 0xffff_ffff_8100_0010, u64::MAX] {
