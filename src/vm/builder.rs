@@ -387,7 +387,7 @@ fn create_vcpus(
         let table = cpuid::for_vcpu(supported, topology, id)?;
         fd.set_cpuid2(&table)
             .map_err(|source| BuildError::Cpuid { id, source })?;
-        msr::set_firmware_msrs(&fd)?;
+        msr::set_firmware_msrs(&fd, table.as_slice())?;
         fds.push(fd);
     }
     Ok(fds)
