@@ -336,7 +336,7 @@ mod tests {
         let Command::Run(args) = Cli::try_parse_from(args).unwrap().command else {
             unreachable!("run was asked for");
         };
-        let reason = prepare(args).unwrap_err();
+        let reason = prepare(*args).unwrap_err();
         assert_eq!(reason.code(), 245);
     }
 }
