@@ -62,6 +62,34 @@ pub enum ConfigError {
         /// The part.
         option: &'static str,
     },
+    /// A vCPU that there is not.
+    #[error(
+        "--cpu-pin names vCPU {vcpu}, but the VM has {cpus} CPUs, counted from 0; use more --cpus or leave it out"
+    )]
+    PinNoVcpu {
+        /// The vCPU.
+        vcpu: u32,
+        /// vCPUs of the VM.
+        cpus: u32,
+    },
+    /// A vCPU's host CPUs twice.
+    #[error("--cpu-pin names vCPU {vcpu} twice; give all its host CPUs at once, as in {vcpu}:2+3")]
+    PinTwice {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// A host CPU that there is not, or that is kept from this process.
+    #[error(
+        "cannot pin vCPU {vcpu} to host CPU {cpu}: the host lets Mayfly run on {allowed}; choose among those"
+    )]
+    PinHostCpu {
+        /// The vCPU.
+        vcpu: u32,
+        /// The host CPU.
+        cpu: u32,
+        /// The host CPUs that there are for this process.
+        allowed: String,
+    },
     /// Less memory than the first megabyte that every PC has.
     #[error("a VM needs at least 1M of memory, not {size} bytes; use a larger --memory")]
     TooLittleMemory {

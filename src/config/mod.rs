@@ -14,7 +14,9 @@ mod error;
 mod limits;
 pub mod memory;
 pub mod net;
+pub mod profile;
 pub mod serial;
+pub mod shares;
 pub mod size;
 
 use std::path::PathBuf;
@@ -29,7 +31,9 @@ pub use error::ConfigError;
 pub use limits::{check_cpus, check_memory};
 pub use memory::MemoryConfig;
 pub use net::NetConfig;
+pub use profile::ProfileConfig;
 pub use serial::SerialConfig;
+pub use shares::SharesConfig;
 
 /// Guest RAM unless asked otherwise: 256 MiB. Small is enough for a disposable
 /// test VM, and the host pays only for the pages that the guest touches.
@@ -100,7 +104,10 @@ pub struct VmConfig {
     pub reboot: bool,
     /// Where a profile of the vCPUs is written.
     #[serde(default)]
-    pub profile: Option<PathBuf>,
+    pub profile: Option<ProfileConfig>,
+    /// How it shares the host's processors.
+    #[serde(default)]
+    pub shares: SharesConfig,
     /// After how long the VM is stopped.
     #[serde(default, with = "duration::optional")]
     pub timeout: Option<Duration>,
@@ -137,6 +144,7 @@ impl VmConfig {
             kaslr: Kaslr::default(),
             reboot: false,
             profile: None,
+            shares: SharesConfig::default(),
             timeout: None,
         }
     }
@@ -164,6 +172,7 @@ impl VmConfig {
         for net in &self.nets {
             net.check(self.cpus.count())?;
         }
+        self.shares.check(self.cpus.count())?;
         net::check_together(&self.nets, self.cmdline.has_key("ip"))?;
         self.name.as_deref().map_or(Ok(()), check_name)?;
         if self

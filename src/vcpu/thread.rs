@@ -16,6 +16,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use super::counts::{ExitCounts, ExitKind};
 use super::emulate::Emulator;
 use super::gate::GateState;
+use super::guest_tsc::GuestTsc;
 use super::kick::KickSlot;
 use super::report;
 use super::tick_pacing::{IA32_TSC_DEADLINE, TickPacing};
@@ -23,6 +24,8 @@ use crate::boot::Symbols;
 use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
 use crate::one_line::one_line;
+use crate::profile::{Sampler, SamplerPlan, Samples};
+use crate::vm::clock::Clock;
 use crate::vm::exit::ExitReason;
 use crate::vm::lifecycle::Lifecycle;
 
@@ -42,8 +45,10 @@ pub struct Machine {
     pub interrupts: Arc<Interrupts>,
     /// Whether the VM runs, and why it ended.
     pub lifecycle: Arc<Lifecycle>,
+    /// The guest's time, which stands still while the VM is paused.
+    pub clock: Clock,
     /// Names for addresses in the guest's kernel, where its code is interpreted.
-    pub symbols: Option<Symbols>,
+    pub symbols: Option<Arc<Symbols>>,
 }
 
 /// A vCPU, owned by the thread that runs it.
@@ -54,7 +59,12 @@ pub struct Vcpu {
     emulator: Option<Emulator>,
     /// Made when the guest first arms a timer that is watched.
     tick_pacing: Option<TickPacing>,
+    tsc: GuestTsc,
     counts: ExitCounts,
+    /// Taken when the vCPU starts.
+    sampler_plan: Option<SamplerPlan>,
+    /// Present while the vCPU is sampled.
+    sampler: Option<Box<Sampler>>,
 }
 
 /// What a vCPU leaves behind when its thread ends.
@@ -65,6 +75,8 @@ pub struct VcpuOutcome {
     pub emulator: Option<Emulator>,
     /// Timer deadlines that were put off.
     pub ticks_held_back: u64,
+    /// What was sampled, if anything was.
+    pub samples: Option<Samples>,
 }
 
 /// Whether to enter the guest again.
@@ -101,7 +113,18 @@ impl Vcpu {
             machine,
             emulator,
             tick_pacing: None,
+            tsc: GuestTsc::default(),
             counts: ExitCounts::default(),
+            sampler_plan: None,
+            sampler: None,
+        }
+    }
+
+    /// The same vCPU, to be sampled while it runs.
+    pub fn sampled(self, plan: Option<SamplerPlan>) -> Self {
+        Self {
+            sampler_plan: plan,
+            ..self
         }
     }
 
@@ -109,8 +132,12 @@ impl Vcpu {
     pub fn run(mut self) -> VcpuOutcome {
         let departure = Departure(self.machine.clone());
         let slot = KickSlot::enter(&mut self.fd);
-        let reason = self.run_until_stopped();
+        let reason = match self.start_sampling() {
+            Ok(()) => self.run_until_stopped(),
+            Err(reason) => Some(reason),
+        };
         drop(slot);
+        let samples = self.sampler.take().map(|sampler| sampler.finish());
         if let Some(reason) = reason {
             self.machine.lifecycle.end_from_vcpu(reason);
         }
@@ -119,7 +146,24 @@ impl Vcpu {
             counts: self.counts,
             emulator: self.emulator,
             ticks_held_back: self.tick_pacing.map_or(0, |pacing| pacing.held_back()),
+            samples,
         }
+    }
+
+    fn start_sampling(&mut self) -> Result<(), ExitReason> {
+        let Some(plan) = self.sampler_plan.take() else {
+            return Ok(());
+        };
+        let sampler = plan.start(&mut self.fd);
+        self.sampler = Some(Box::new(sampler.map_err(|error| {
+            ExitReason::HostError {
+                message: format!(
+                    "cannot start the timer that samples vCPU {}: {error}",
+                    self.id
+                ),
+            }
+        })?));
+        Ok(())
     }
 
     /// Returns why the VM has to end, if it is this vCPU that found out.
@@ -152,8 +196,24 @@ impl Vcpu {
                 Next::End(reason) => return Next::End(reason),
             }
         }
-        self.machine.lifecycle.gate().park();
+        if let GateState::Running = self.machine.lifecycle.gate().park() {
+            self.resume_time();
+        }
+        if let Some(sampler) = &mut self.sampler {
+            sampler.stood_still();
+        }
         Next::Enter
+    }
+
+    /// Has the guest's time go on from where it stood, and tells its kernel, so that
+    /// no watchdog of it wonders.
+    fn resume_time(&mut self) {
+        // Kernel code that is interpreted shares the host's TSC with user code that is not.
+        if self.emulator.is_none() {
+            self.tsc.take_back(&self.fd, self.machine.clock.skipped());
+        }
+        // KVM_KVMCLOCK_CTRL is refused while the guest has no kvmclock: nobody to tell.
+        let _ = self.fd.kvmclock_ctrl();
     }
 
     fn enter_guest(&mut self) -> Next {
@@ -244,6 +304,9 @@ impl Vcpu {
             libc::EINTR => {
                 self.counts.count(ExitKind::Interrupted);
                 self.fd.set_kvm_immediate_exit(0);
+                if let Some(sampler) = &mut self.sampler {
+                    sampler.interrupted(&mut self.fd);
+                }
                 Next::Interrupted
             }
             // An application processor was woken by INIT.
@@ -309,7 +372,7 @@ impl Vcpu {
 
     /// Ends the VM with one line that names the exit, the registers and the bytes at RIP.
     fn fail(&mut self, what: &str) -> Next {
-        let state = report::describe(&mut self.fd, self.machine.symbols.as_ref());
+        let state = report::describe(&mut self.fd, self.machine.symbols.as_deref());
         Next::End(ExitReason::HostError {
             message: format!("cannot go on with vCPU {}: {what} ({state})", self.id),
         })
