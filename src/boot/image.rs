@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memchr::memmem::Finder;
 use rustix::fs::OFlags;
@@ -23,13 +24,39 @@ pub(super) struct Image {
     len: u64,
     /// The first bytes of a file, read once for all who look at its headers.
     head: Vec<u8>,
-    source: Source,
+    source: Arc<Source>,
 }
 
+/// Where the bytes are.
 #[derive(Debug)]
-enum Source {
+pub(super) enum Source {
+    /// On disk.
     File(File),
+    /// In memory.
     Bytes(Vec<u8>),
+}
+
+impl Source {
+    /// Fills `buf` from `offset` on, as far as there is something, and returns how
+    /// many bytes that were.
+    ///
+    /// # Errors
+    /// What pread(2) says.
+    pub(super) fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Bytes(bytes) => {
+                let rest = usize::try_from(offset)
+                    .ok()
+                    .and_then(|offset| bytes.get(offset..))
+                    .unwrap_or_default();
+                for (to, from) in buf.iter_mut().zip(rest) {
+                    *to = *from;
+                }
+                Ok(rest.len().min(buf.len()))
+            }
+            Self::File(file) => read_full_at(file, offset, buf),
+        }
+    }
 }
 
 impl Image {
@@ -73,7 +100,7 @@ impl Image {
                     role,
                     len,
                     head: Vec::new(),
-                    source: Source::File(file),
+                    source: Arc::new(Source::File(file)),
                 };
                 let head = image.read_vec(0, HEAD)?;
                 Ok(Self { head, ..image })
@@ -88,7 +115,7 @@ impl Image {
             role: self.role,
             len: bytes.len() as u64,
             head: Vec::new(),
-            source: Source::Bytes(bytes),
+            source: Arc::new(Source::Bytes(bytes)),
         }
     }
 
@@ -100,7 +127,7 @@ impl Image {
             role: self.role,
             len,
             head: Vec::new(),
-            source: Source::File(file),
+            source: Arc::new(Source::File(file)),
         }
     }
 
@@ -116,18 +143,15 @@ impl Image {
 
     /// The file, if the image is one.
     pub(super) fn file(&self) -> Option<&File> {
-        match &self.source {
+        match &*self.source {
             Source::File(file) => Some(file),
             Source::Bytes(_) => None,
         }
     }
 
-    /// The file, to be kept after the image.
-    pub(super) fn into_file(self) -> Option<File> {
-        match self.source {
-            Source::File(file) => Some(file),
-            Source::Bytes(_) => None,
-        }
+    /// What it holds, for others to keep as well.
+    pub(super) fn shared_source(&self) -> Arc<Source> {
+        self.source.clone()
     }
 
     /// Length in bytes.
@@ -148,21 +172,9 @@ impl Image {
             buf.copy_from_slice(known);
             return Ok(buf.len());
         }
-        match &self.source {
-            Source::Bytes(bytes) => {
-                let rest = usize::try_from(offset)
-                    .ok()
-                    .and_then(|offset| bytes.get(offset..))
-                    .unwrap_or_default();
-                for (to, from) in buf.iter_mut().zip(rest) {
-                    *to = *from;
-                }
-                Ok(rest.len().min(buf.len()))
-            }
-            Source::File(file) => {
-                read_full_at(file, offset, buf).map_err(|source| self.read_error(source))
-            }
-        }
+        self.source
+            .read_at(offset, buf)
+            .map_err(|source| self.read_error(source))
     }
 
     /// `len` bytes from `offset` on, or fewer at the image's end.
@@ -217,7 +229,7 @@ impl Image {
         len: usize,
     ) -> Result<(), BootError> {
         ram.populate(addr, len);
-        let placed = match &self.source {
+        let placed = match &*self.source {
             Source::File(file) => ram.fill_from_file(addr, len, file, offset),
             Source::Bytes(bytes) => {
                 let range = usize::try_from(offset)

@@ -1,74 +1,128 @@
-//! Names for addresses in the guest's kernel, for the line that ends a VM.
+//! What a kernel's file tells of its code: names for addresses, and what is at them.
 //!
-//! They come from the kernel's own ELF symbol table, or from a `System.map`
-//! beside it. Files are opened at start-up and read only when a name is wanted,
+//! Names come from the kernel's own ELF symbol table, from a `System.map`
+//! beside it, or from the tables that the kernel prints its own back traces with
+//! ([`kallsyms`]). Files are opened at start-up and read only when a name is wanted,
 //! within bounds: they may hold anything. Names are a service, so whatever is
 //! wrong with a file leaves an address without one.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use linux_loader::elf;
 use rustix::fs::OFlags;
 
 use super::bytes::{u8_at, u16_at, u32_at, u64_at};
+use super::image::Source;
+use super::kallsyms;
+use super::symbol_table::{Symbol, SymbolTable};
 
-/// Farther from a function an address is not within it: no function is as long.
-const MAX_DISTANCE: u64 = 1 << 20;
-/// Read at most of a symbol table or of a `System.map`, in bytes: several times Linux's.
+/// Read at most of a section or of a `System.map`, in bytes: several times Linux's.
 const MAX_TABLE: u64 = 64 << 20;
-/// Longest name that is shown (Linux: `KSYM_NAME_LEN`, 512, which none comes near).
-const MAX_NAME: usize = 128;
 /// Longest line of a `System.map` that is taken as one.
 const MAX_LINE: u64 = 1024;
+/// Longest name of a section that is asked for.
+const MAX_SECTION_NAME: usize = 32;
 /// Bytes read at once.
 const CHUNK: usize = 64 << 10;
 
 const SECTION_LEN: usize = 64;
 const SYMBOL_LEN: usize = 24;
 const SHT_SYMTAB: u32 = 2;
+const SHT_NOBITS: u32 = 8;
+const SHF_EXECINSTR: u64 = 4;
 const SHN_UNDEF: u16 = 0;
 /// From here on indices are not sections; `SHN_ABS` is a number, not a place.
 const SHN_LORESERVE: u16 = 0xff00;
 const STT_NOTYPE: u8 = 0;
 const STT_FUNC: u8 = 2;
 
-/// A function, and how far into it an address is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Symbol {
-    /// Its name, printable ASCII.
-    pub name: String,
-    /// Distance from its start in bytes.
-    pub offset: u64,
-}
-
-impl fmt::Display for Symbol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}+{:#x}", self.name, self.offset)
-    }
-}
-
-/// The files that may name the guest kernel's functions, open.
-#[derive(Debug)]
+/// The files that may name the guest kernel's functions, open. Cloning is cheap.
+#[derive(Clone, Debug)]
 pub struct Symbols {
-    elf: Option<File>,
-    map: Option<File>,
+    elf: Option<Arc<Source>>,
+    map: Option<Arc<File>>,
+    shift: u64,
+}
+
+/// A section of the kernel's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelSection {
+    /// The virtual address it is linked at.
+    pub address: u64,
+    /// What it holds.
+    pub bytes: Vec<u8>,
 }
 
 impl Symbols {
     /// From the kernel's ELF file and its `System.map`. `None` without either.
-    pub(super) fn new(elf: Option<File>, map: Option<File>) -> Option<Self> {
-        (elf.is_some() || map.is_some()).then_some(Self { elf, map })
+    pub(super) fn new(elf: Option<Arc<Source>>, map: Option<File>) -> Option<Self> {
+        let map = map.map(Arc::new);
+        (elf.is_some() || map.is_some()).then_some(Self { elf, map, shift: 0 })
     }
 
-    /// The function that `address` (virtual, as linked) is in, as far as the files tell.
+    /// The same for a kernel that runs `shift` bytes above where it is linked:
+    /// addresses are those at run time.
+    pub fn shifted_by(self, shift: u64) -> Self {
+        Self { shift, ..self }
+    }
+
+    /// How far above its linked addresses the kernel runs.
+    pub fn shift(&self) -> u64 {
+        self.shift
+    }
+
+    /// The function that `address` is in, as far as the files tell.
     pub fn nearest(&self, address: u64) -> Option<Symbol> {
-        let in_elf = self.elf.as_ref().and_then(|file| in_elf(file, address));
-        in_elf.or_else(|| self.map.as_ref().and_then(|file| in_map(file, address)))
+        self.tables().find_map(|table| table.nearest(address))
+    }
+
+    /// All functions, from the first of the sources that has any.
+    pub fn table(&self) -> Option<SymbolTable> {
+        self.tables().find(|table| !table.is_empty())
+    }
+
+    fn tables(&self) -> impl Iterator<Item = SymbolTable> {
+        let in_elf = || self.elf.as_deref().and_then(of_elf);
+        let in_map = || self.map.as_deref().and_then(of_map);
+        let in_image = || self.elf.as_deref().and_then(of_image);
+        let sources: [&dyn Fn() -> Option<SymbolTable>; 3] = [&in_elf, &in_map, &in_image];
+        let found: Vec<_> = sources
+            .into_iter()
+            .filter_map(|source| source())
+            .filter(|table| !table.is_empty())
+            .take(2)
+            .map(|table| table.shifted_by(self.shift))
+            .collect();
+        found.into_iter()
+    }
+
+    /// The section `name` of the kernel's file, if it has one that holds bytes.
+    pub fn section(&self, name: &str) -> Option<KernelSection> {
+        let sections = Sections::of(self.elf.as_deref()?)?;
+        let found = sections
+            .iter()
+            .find(|section| sections.is_named(section, name))?;
+        sections.read(&found)
+    }
+
+    /// The sections that hold the kernel's code, as linked.
+    pub fn code(&self) -> Vec<KernelSection> {
+        /// More than any kernel has; their sizes are bounded all the same.
+        const MOST: usize = 16;
+        let Some(sections) = self.elf.as_deref().and_then(Sections::of) else {
+            return Vec::new();
+        };
+        sections
+            .iter()
+            .filter(|section| section.flags & SHF_EXECINSTR != 0)
+            .take(MOST)
+            .filter_map(|section| sections.read(&section))
+            .collect()
     }
 }
 
@@ -93,86 +147,65 @@ fn map_path(kernel: &Path) -> Option<PathBuf> {
     Some(kernel.with_file_name(name))
 }
 
-/// The best candidate so far: the last function that begins at or below the address.
-struct Search {
-    address: u64,
-    best: Option<(u64, u32)>,
-}
-
-impl Search {
-    /// Takes note of a symbol; the first of several at one address stays.
-    fn offer(&mut self, value: u64, name: u32) -> bool {
-        let near = self
-            .address
-            .checked_sub(value)
-            .is_some_and(|distance| distance < MAX_DISTANCE);
-        let better = near && self.best.is_none_or(|(best, _)| value > best);
-        if better {
-            self.best = Some((value, name));
-        }
-        better
-    }
-}
-
-fn in_elf(file: &File, address: u64) -> Option<Symbol> {
-    let header = exactly(file, 0, SECTION_LEN)?;
-    if !header.starts_with(b"\x7fELF") || u8_at(&header, 4)? != elf::ELFCLASS64 {
-        return None;
-    }
-    let sections = Sections {
-        file,
-        offset: u64_at(&header, 0x28)?,
-        count: u16_at(&header, 0x3c)?,
-    };
-    if usize::from(u16_at(&header, 0x3a)?) != SECTION_LEN {
-        return None;
-    }
-    let symbols = (0..sections.count)
-        .filter_map(|index| sections.get(index))
-        .find(|section| section.kind == SHT_SYMTAB)?;
+/// The functions in an ELF file's symbol table.
+fn of_elf(file: &Source) -> Option<SymbolTable> {
+    let sections = Sections::of(file)?;
+    let symbols = sections.iter().find(|section| section.kind == SHT_SYMTAB)?;
     let names = sections.get(u16::try_from(symbols.link).ok()?)?;
-
-    let mut search = Search {
-        address,
-        best: None,
-    };
-    let mut table = reader(file, symbols.offset, symbols.len.min(MAX_TABLE));
-    let mut symbol = [0; SYMBOL_LEN];
-    while table.read_exact(&mut symbol).is_ok() {
-        let kind = u8_at(&symbol, 4)? & 0xf;
-        let section = u16_at(&symbol, 6)?;
-        let name = u32_at(&symbol, 0)?;
+    let mut functions = Vec::new();
+    for symbol in sections.read(&symbols)?.bytes.chunks_exact(SYMBOL_LEN) {
+        let kind = u8_at(symbol, 4)? & 0xf;
+        let section = u16_at(symbol, 6)?;
+        let name = u32_at(symbol, 0)?;
         let is_place = section != SHN_UNDEF && section < SHN_LORESERVE;
         if matches!(kind, STT_NOTYPE | STT_FUNC) && is_place && name != 0 {
-            search.offer(u64_at(&symbol, 8)?, name);
+            functions.push((u64_at(symbol, 8)?, name));
         }
     }
-    let (value, name) = search.best?;
-    let at = names.offset.checked_add(u64::from(name))?;
-    let left = names.len.checked_sub(u64::from(name))?;
-    let mut text = Vec::new();
-    reader(file, at, left.min(MAX_NAME as u64))
-        .read_until(0, &mut text)
-        .ok()?;
-    symbol_named(text.split(|byte| *byte == 0).next()?, address, value)
+    let names = sections.read(&names)?.bytes;
+    Some(SymbolTable::with_names(functions, names))
 }
 
 /// The section headers of an ELF file.
 struct Sections<'a> {
-    file: &'a File,
+    file: &'a Source,
     offset: u64,
     count: u16,
+    /// The section that holds the others' names.
+    names: u16,
 }
 
 /// What of a section header is of use here.
+#[derive(Clone, Copy)]
 struct Section {
+    name: u32,
     kind: u32,
+    flags: u64,
+    address: u64,
     offset: u64,
     len: u64,
     link: u32,
 }
 
-impl Sections<'_> {
+impl<'a> Sections<'a> {
+    fn of(file: &'a Source) -> Option<Self> {
+        let header = exactly(file, 0, SECTION_LEN)?;
+        let is_elf = header.starts_with(b"\x7fELF") && u8_at(&header, 4)? == elf::ELFCLASS64;
+        if !is_elf || usize::from(u16_at(&header, 0x3a)?) != SECTION_LEN {
+            return None;
+        }
+        Some(Self {
+            file,
+            offset: u64_at(&header, 0x28)?,
+            count: u16_at(&header, 0x3c)?,
+            names: u16_at(&header, 0x3e)?,
+        })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Section> + '_ {
+        (0..self.count).filter_map(|index| self.get(index))
+    }
+
     fn get(&self, index: u16) -> Option<Section> {
         if index >= self.count {
             return None;
@@ -180,22 +213,49 @@ impl Sections<'_> {
         let distance = u64::from(index).checked_mul(SECTION_LEN as u64)?;
         let header = exactly(self.file, self.offset.checked_add(distance)?, SECTION_LEN)?;
         Some(Section {
+            name: u32_at(&header, 0)?,
             kind: u32_at(&header, 4)?,
+            flags: u64_at(&header, 8)?,
+            address: u64_at(&header, 0x10)?,
             offset: u64_at(&header, 0x18)?,
             len: u64_at(&header, 0x20)?,
             link: u32_at(&header, 0x28)?,
         })
     }
+
+    fn is_named(&self, section: &Section, name: &str) -> bool {
+        let given = || {
+            let names = self.get(self.names)?;
+            let at = names.offset.checked_add(u64::from(section.name))?;
+            let mut text = [0; MAX_SECTION_NAME];
+            let count = self.file.read_at(at, &mut text).ok()?;
+            let text = text.get(..count)?;
+            Some(text.split(|byte| *byte == 0).next()? == name.as_bytes())
+        };
+        given().unwrap_or(false)
+    }
+
+    fn read(&self, section: &Section) -> Option<KernelSection> {
+        if section.kind == SHT_NOBITS {
+            return None;
+        }
+        Some(KernelSection {
+            address: section.address,
+            bytes: part(self.file, section.offset, section.len.min(MAX_TABLE))?,
+        })
+    }
+}
+
+/// The functions in the tables that a kernel has of itself.
+fn of_image(file: &Source) -> Option<SymbolTable> {
+    const MAX_IMAGE: u64 = 256 << 20;
+    kallsyms::functions(&part(file, 0, MAX_IMAGE)?)
 }
 
 /// Lines of `address type name`, functions having the types t, T, w and W (nm(1)).
-fn in_map(file: &File, address: u64) -> Option<Symbol> {
-    let mut search = Search {
-        address,
-        best: None,
-    };
-    let mut found = Vec::new();
-    let mut lines = reader(file, 0, MAX_TABLE);
+fn of_map(file: &File) -> Option<SymbolTable> {
+    let mut table = SymbolTable::default();
+    let mut lines = BufReader::with_capacity(CHUNK, At { file, offset: 0 }).take(MAX_TABLE);
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -204,14 +264,12 @@ fn in_map(file: &File, address: u64) -> Option<Symbol> {
             break;
         }
         if let Some((value, name)) = map_entry(&line)
-            && search.offer(value, 0)
+            && !table.push(value, name)
         {
-            found.clear();
-            found.extend_from_slice(name);
+            break;
         }
     }
-    let (value, _) = search.best?;
-    symbol_named(&found, address, value)
+    Some(table.sorted())
 }
 
 fn map_entry(line: &[u8]) -> Option<(u64, &[u8])> {
@@ -223,33 +281,32 @@ fn map_entry(line: &[u8]) -> Option<(u64, &[u8])> {
     is_function.then_some((value, name))
 }
 
-/// A name goes into one line of text, so nothing that is not a letter of one may be in it.
-fn symbol_named(name: &[u8], address: u64, value: u64) -> Option<Symbol> {
-    let printable = |byte: &u8| {
-        if byte.is_ascii_graphic() {
-            char::from(*byte)
-        } else {
-            '?'
-        }
-    };
-    let name: String = name.iter().take(MAX_NAME).map(printable).collect();
-    (!name.is_empty()).then_some(Symbol {
-        name,
-        offset: address.checked_sub(value)?,
-    })
+fn exactly(file: &Source, offset: u64, len: usize) -> Option<Vec<u8>> {
+    let mut bytes = vec![0; len];
+    let count = file.read_at(offset, &mut bytes).ok()?;
+    (count == len).then_some(bytes)
 }
 
-fn exactly(file: &File, offset: u64, len: usize) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    file.read_exact_at(&mut bytes, offset).ok()?;
+/// `len` bytes from `offset` on, or fewer where the file ends; no more memory than that.
+fn part(file: &Source, offset: u64, len: u64) -> Option<Vec<u8>> {
+    const STEP: usize = 1 << 20;
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; usize::try_from(len).unwrap_or(STEP).min(STEP)];
+    while (bytes.len() as u64) < len {
+        let at = offset.checked_add(bytes.len() as u64)?;
+        let left = usize::try_from(len.saturating_sub(bytes.len() as u64)).unwrap_or(STEP);
+        let wanted = chunk.len().min(left);
+        let room = chunk.get_mut(..wanted)?;
+        let count = file.read_at(at, room).ok()?;
+        bytes.extend_from_slice(room.get(..count)?);
+        if count < wanted {
+            break;
+        }
+    }
     Some(bytes)
 }
 
-/// `len` bytes of a file from `offset` on. The file's cursor, which vCPUs share, stays.
-fn reader(file: &File, offset: u64, len: u64) -> impl BufRead + '_ {
-    BufReader::with_capacity(CHUNK, At { file, offset }).take(len)
-}
-
+/// Reads on from an offset. The file's cursor, which vCPUs share, stays.
 struct At<'a> {
     file: &'a File,
     offset: u64,
@@ -257,7 +314,7 @@ struct At<'a> {
 
 impl Read for At<'_> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
-        let read = self.file.read_at(buf, self.offset)?;
+        let read = std::os::unix::fs::FileExt::read_at(self.file, buf, self.offset)?;
         self.offset = self.offset.saturating_add(read as u64);
         Ok(read)
     }

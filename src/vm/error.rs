@@ -21,6 +21,7 @@ use crate::interrupts::InterruptError;
 use crate::memory::MemoryError;
 use crate::memory::layout::TooManyDevices;
 use crate::one_line::one_line;
+use crate::profile::ProfileError;
 use crate::vcpu::cpuid::CpuidError;
 use crate::vcpu::cpuid::model::ModelError;
 use crate::vcpu::msr::MsrError;
@@ -47,6 +48,9 @@ pub enum BuildError {
     /// The interrupt controllers.
     #[error(transparent)]
     Interrupts(#[from] InterruptError),
+    /// The VM generation id.
+    #[error("cannot draw the VM's generation id from the host's random numbers")]
+    GenerationId(#[source] rustix::io::Errno),
     /// ACPI tables.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
@@ -89,6 +93,15 @@ pub enum BuildError {
     /// The main thread's events.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The profile's file.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// `--profile` names a file that is read.
+    #[error(
+        "cannot write the profile to '{}': it is the kernel, the initrd or a disk; choose another file",
+        .0.display()
+    )]
+    ProfileIsInput(PathBuf),
     /// `--serial file=` names a file that is read.
     #[error(
         "cannot write the serial output to '{}': it is the kernel, the initrd or a disk; choose another file",
@@ -134,6 +147,9 @@ pub enum BuildError {
     /// epoll.
     #[error("cannot wait for events: {0}")]
     EventLoop(String),
+    /// sched_getaffinity.
+    #[error("cannot tell which host CPUs there are for --cpu-pin")]
+    Affinity(#[source] std::io::Error),
     /// sigaction.
     #[error("cannot install the signal that stops vCPUs")]
     Kick(#[source] vmm_sys_util::errno::Error),
@@ -167,6 +183,8 @@ impl BuildError {
             | Self::Disk(_)
             | Self::Tap(_)
             | Self::UserNet(_)
+            | Self::Profile(_)
+            | Self::ProfileIsInput(_)
             | Self::SerialIsInput(_) => ExitReason::Usage { message },
             _ => ExitReason::HostError { message },
         }

@@ -177,7 +177,7 @@ fn clocks_stand_still_while_the_vm_is_paused() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("serial.log");
     let started = Instant::now();
-    let (vm, lifecycle) = pause::start("clock_watch", 2, "bare.ms=900".to_owned(), &log);
+    let (vm, lifecycle, hardware) = pause::start("clock_watch", 2, "bare.ms=900".to_owned(), &log);
     let read = || std::fs::read_to_string(&log).unwrap();
     while !read().contains("watching") && lifecycle.reason().is_none() {
         thread::sleep(Duration::from_millis(1));
@@ -195,6 +195,7 @@ fn clocks_stand_still_while_the_vm_is_paused() {
     // The guest has not run for longer than this.
     let most = i64::try_from((started.elapsed() - paused).as_nanos()).unwrap();
     vm.finish();
+    hardware.finish();
     let text = read();
     println!("{text} of {most} ns, and {paused:?} in pauses");
     assert!(text.contains("done") && !text.contains("FAIL"), "{text}");

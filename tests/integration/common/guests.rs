@@ -85,6 +85,7 @@ const GUESTS: &[(&str, &str)] = sources![
     "syscall_forgery.S",
     "time.S",
     "timer.S",
+    "touch.S",
     "triple_fault.S",
     "uncovered.S",
     "virtio_hostile.S",
