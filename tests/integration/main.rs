@@ -19,6 +19,7 @@ mod memory;
 mod net;
 mod net_bare;
 mod pause;
+mod profile;
 mod serial;
 mod startup;
 mod terminal;
