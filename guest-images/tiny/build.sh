@@ -203,7 +203,7 @@ unpack_sources() {
         parisc powerpc riscv s390 sh sparc um xtensa; do
         unused+=(--exclude="*/arch/$name/*.[chS]")
     done
-    for name in accel clk comedi crypto dma gpu hid hwmon iio infiniband input md media mfd mtd \
+    for name in accel clk comedi crypto dma gpu hid hwmon iio infiniband md media mfd mtd \
         net/ethernet net/wireless phy pinctrl platform regulator scsi soc staging usb video; do
         unused+=(--exclude="*/drivers/$name/*.[ch]")
     done

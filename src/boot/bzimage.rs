@@ -20,8 +20,10 @@ const BOOT_FLAG: u16 = 0xaa55;
 const SECTOR: u64 = 512;
 /// Protocols that brought the fields used here.
 const V2_03_INITRD_MAX: u16 = 0x0203;
+const V2_05_ALIGNMENT: u16 = 0x0205;
 const V2_06_CMDLINE_SIZE: u16 = 0x0206;
 const V2_08_PAYLOAD: u16 = 0x0208;
+const V2_09_SETUP_DATA: u16 = 0x0209;
 const V2_10_PREF_ADDRESS: u16 = 0x020a;
 const V2_12_XLOADFLAGS: u16 = 0x020c;
 /// The 64-bit entry lies this far into the protected-mode code.
@@ -42,6 +44,7 @@ pub(super) struct SetupHeader {
     cmdline_size: Option<u32>,
     pref_address: Option<u64>,
     init_size: Option<u32>,
+    alignment: Option<u32>,
     release_at: Option<u64>,
 }
 
@@ -103,6 +106,10 @@ impl SetupHeader {
                 None
             },
             init_size: word(V2_10_PREF_ADDRESS, offset_of!(boot_params, hdr.init_size)),
+            alignment: word(
+                V2_05_ALIGNMENT,
+                offset_of!(boot_params, hdr.kernel_alignment),
+            ),
             release_at: u16_at(head, offset_of!(boot_params, hdr.kernel_version))
                 .filter(|at| *at != 0)
                 .and_then(|at| u64::from(at).checked_add(SECTOR)),
@@ -122,6 +129,19 @@ impl SetupHeader {
     /// Bytes from the load address that starting takes; 0 if the header does not say.
     pub(super) fn init_size(&self) -> u64 {
         u64::from(self.init_size.unwrap_or(0))
+    }
+
+    /// The distances in bytes at which the kernel can be placed, if the header says
+    /// something that can be.
+    pub(super) fn alignment(&self) -> Option<u64> {
+        self.alignment
+            .filter(|alignment| alignment.is_power_of_two())
+            .map(u64::from)
+    }
+
+    /// Whether the kernel looks at `hdr.setup_data`.
+    pub(super) fn takes_setup_data(&self) -> bool {
+        self.version >= V2_09_SETUP_DATA
     }
 
     /// Longest command line in bytes, without the NUL, if the header says.

@@ -50,6 +50,9 @@ pub struct Elf {
     pub entry: u64,
     /// The 32-bit entry of PVH, if the kernel has the note.
     pub pvh_entry: Option<u32>,
+    /// Where the ELF file ends: what its headers speak of lies before. Section
+    /// contents are not looked at, as linkers put the section headers behind them.
+    pub end: u64,
 }
 
 /// Whether the bytes begin as an ELF file does.
@@ -85,11 +88,26 @@ pub(super) fn parse(image: &Image) -> Result<Elf, BootError> {
     {
         return Err(malformed(image, "its loadable segments overlap"));
     }
+    let end = segments
+        .iter()
+        .map(|segment| segment.offset.saturating_add(segment.file_len))
+        .fold(section_headers_end(&header), u64::max);
     Ok(Elf {
+        end,
         segments,
         entry: u64_at(&header, 24).ok_or_else(|| truncated(image, "ELF header"))?,
         pvh_entry,
     })
+}
+
+/// Where the section headers end; 0 if there are none.
+fn section_headers_end(header: &[u8]) -> u64 {
+    let fields = || {
+        let offset = u64_at(header, 40)?;
+        let (size, count) = (u16_at(header, 58)?, u16_at(header, 60)?);
+        (count > 0).then(|| offset.saturating_add(u64::from(size).saturating_mul(count.into())))
+    };
+    fields().unwrap_or(0)
 }
 
 /// Checks the file header and reads the table of program headers.

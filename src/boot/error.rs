@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::kaslr::RelocationError;
 use super::payload::Compression;
 use crate::memory::MemoryError;
 
@@ -217,6 +218,33 @@ pub enum BootError {
         what: &'static str,
         /// Where it is.
         position: usize,
+    },
+    /// The kernel cannot be put at a random address, which was asked for.
+    #[error("cannot put kernel '{}' at a random address (--kaslr=on): {reason}", path.display())]
+    Unmovable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// The kernel's relocation table cannot be applied.
+    #[error(
+        "kernel '{}' has a corrupt relocation table; copy or build it again, or use --kaslr=off",
+        path.display()
+    )]
+    Relocations {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: RelocationError,
+    },
+    /// The host gave no random numbers.
+    #[error("cannot get random numbers from the host for the kernel's start")]
+    Random {
+        /// What the system said.
+        #[source]
+        source: io::Error,
     },
     /// Guest memory refused a write.
     #[error("cannot place the {what} in guest memory")]

@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use memchr::memmem::Finder;
 use rustix::fs::OFlags;
@@ -23,7 +24,7 @@ pub(super) struct Image {
     len: u64,
     /// The first bytes of a file, read once for all who look at its headers.
     head: Vec<u8>,
-    source: Source,
+    source: Arc<Source>,
 }
 
 /// Where the bytes are.
@@ -99,7 +100,7 @@ impl Image {
                     role,
                     len,
                     head: Vec::new(),
-                    source: Source::File(file),
+                    source: Arc::new(Source::File(file)),
                 };
                 let head = image.read_vec(0, HEAD)?;
                 Ok(Self { head, ..image })
@@ -114,7 +115,7 @@ impl Image {
             role: self.role,
             len: bytes.len() as u64,
             head: Vec::new(),
-            source: Source::Bytes(bytes),
+            source: Arc::new(Source::Bytes(bytes)),
         }
     }
 
@@ -126,7 +127,7 @@ impl Image {
             role: self.role,
             len,
             head: Vec::new(),
-            source: Source::File(file),
+            source: Arc::new(Source::File(file)),
         }
     }
 
@@ -142,15 +143,15 @@ impl Image {
 
     /// The file, if the image is one.
     pub(super) fn file(&self) -> Option<&File> {
-        match &self.source {
+        match &*self.source {
             Source::File(file) => Some(file),
             Source::Bytes(_) => None,
         }
     }
 
-    /// What it holds, to be kept after the image.
-    pub(super) fn into_source(self) -> Source {
-        self.source
+    /// What it holds, for others to keep as well.
+    pub(super) fn shared_source(&self) -> Arc<Source> {
+        self.source.clone()
     }
 
     /// Length in bytes.
@@ -228,7 +229,7 @@ impl Image {
         len: usize,
     ) -> Result<(), BootError> {
         ram.populate(addr, len);
-        let placed = match &self.source {
+        let placed = match &*self.source {
             Source::File(file) => ram.fill_from_file(addr, len, file, offset),
             Source::Bytes(bytes) => {
                 let range = usize::try_from(offset)

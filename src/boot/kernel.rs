@@ -28,6 +28,10 @@ const DEFAULT_CMDLINE_MAX: usize = 2047;
 /// `initrd_addr_max` of today's kernels, plus one.
 const DEFAULT_INITRD_END: u64 = 0x8000_0000;
 
+/// The least distance between places a kernel can be put at: what its page tables
+/// map at once (Linux `MIN_KERNEL_ALIGN`).
+const MIN_ALIGNMENT: u64 = 2 << 20;
+
 /// What kind of file the kernel came from, and what became of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KernelForm {
@@ -67,6 +71,8 @@ pub struct Kernel {
     image: Image,
     form: KernelForm,
     segments: Vec<Segment>,
+    /// End of the ELF in the image; what is behind it may be relocation data.
+    elf_end: u64,
     entry: u64,
     pvh_entry: Option<u32>,
     setup: Option<SetupHeader>,
@@ -111,6 +117,7 @@ impl Kernel {
             image,
             form,
             segments: elf.segments,
+            elf_end: elf.end,
             entry: elf.entry,
             pvh_entry: elf.pvh_entry,
             setup: None,
@@ -141,6 +148,7 @@ impl Kernel {
         }
         let (segment, entry) = setup.own_entry(&file)?;
         Ok(Self {
+            elf_end: file.len(),
             image: file,
             form: KernelForm::BzImage,
             segments: vec![segment],
@@ -174,10 +182,48 @@ impl Kernel {
 
     /// What can name the kernel's functions, once it is in guest memory: its own
     /// file, or `map`.
-    pub fn into_symbols(self, map: Option<File>) -> Option<Symbols> {
+    pub fn symbols(&self, map: Option<File>) -> Option<Symbols> {
         match self.form {
             KernelForm::BzImage => None,
-            _ => Symbols::new(Some(self.image.into_source()), map),
+            _ => Symbols::new(Some(self.image.shared_source()), map),
+        }
+    }
+
+    /// The path the user gave.
+    pub(super) fn path(&self) -> &Path {
+        self.image.path()
+    }
+
+    /// What is loaded of it, as linked.
+    pub(super) fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// The distances in bytes at which it can be placed.
+    pub(super) fn alignment(&self) -> u64 {
+        let header = self.setup.as_ref().and_then(SetupHeader::alignment);
+        header.unwrap_or(MIN_ALIGNMENT).max(MIN_ALIGNMENT)
+    }
+
+    /// Whether it looks at `hdr.setup_data`.
+    pub(super) fn takes_setup_data(&self) -> bool {
+        self.setup
+            .as_ref()
+            .is_none_or(SetupHeader::takes_setup_data)
+    }
+
+    /// What the file holds behind the ELF; `None` if that is nothing, or more than `max` bytes.
+    ///
+    /// # Errors
+    /// [`BootError::Read`].
+    pub(super) fn behind_elf(&self, max: u64) -> Result<Option<Vec<u8>>, BootError> {
+        match self.image.len().saturating_sub(self.elf_end) {
+            0 => Ok(None),
+            len if len > max => Ok(None),
+            len => {
+                let len = usize::try_from(len).unwrap_or(usize::MAX);
+                self.image.read_vec(self.elf_end, len).map(Some)
+            }
         }
     }
 
@@ -256,29 +302,32 @@ impl Kernel {
         }
     }
 
-    /// Puts the kernel into guest memory and returns the range it occupies,
-    /// its zeroed part included. Zeros are written only where memory is not `fresh`.
+    /// Puts the kernel into guest memory, `shift` bytes beyond where it was linked for.
+    /// Its zeroed part is written only where memory is not `fresh`.
     ///
     /// # Errors
-    /// [`BootError::MemoryTooSmall`], [`BootError::Placement`], or
-    /// [`BootError::Read`] if the file cannot be read.
-    pub(super) fn place(&self, ram: &GuestRam, fresh: bool) -> Result<Range<u64>, BootError> {
-        let range = self.check_range(ram)?;
+    /// [`BootError::Read`] if the file cannot be read, [`BootError::Memory`].
+    pub(super) fn place(&self, ram: &GuestRam, fresh: bool, shift: u64) -> Result<(), BootError> {
         for segment in &self.segments {
+            let addr = segment.addr.saturating_add(shift);
             let file_len = usize::try_from(segment.file_len).unwrap_or(usize::MAX);
-            self.image
-                .place(ram, segment.addr, segment.offset, file_len)?;
+            self.image.place(ram, addr, segment.offset, file_len)?;
             let zeros = segment.mem_len.saturating_sub(segment.file_len);
             if !fresh && zeros > 0 {
-                let start = segment.addr.saturating_add(segment.file_len);
+                let start = addr.saturating_add(segment.file_len);
                 ram.zero(start, usize::try_from(zeros).unwrap_or(usize::MAX))
                     .map_err(|source| memory_error("kernel", source))?;
             }
         }
-        Ok(range)
+        Ok(())
     }
 
-    fn check_range(&self, ram: &GuestRam) -> Result<Range<u64>, BootError> {
+    /// The guest-physical range it was linked for, its zeroed part included, if
+    /// a kernel can be there.
+    ///
+    /// # Errors
+    /// [`BootError::MemoryTooSmall`], [`BootError::Placement`].
+    pub(super) fn linked_range(&self, ram: &GuestRam) -> Result<Range<u64>, BootError> {
         let start = self.segments.first().map_or(0, |first| first.addr);
         let end = self.segments.last().map_or(0, Segment::end);
         let misplaced = |reason| BootError::Placement {
@@ -345,7 +394,8 @@ mod tests {
 
     fn assert_is_elf_kernel(kernel: &Kernel, name: &str) {
         let ram = GuestRam::new(16 << 20).unwrap();
-        let range = kernel.place(&ram, true).unwrap();
+        let range = kernel.linked_range(&ram).unwrap();
+        kernel.place(&ram, true, 0).unwrap();
         assert_eq!(range, ELF_ADDR..ELF_ADDR + 0x1000 + 0x2000, "{name}");
         assert_eq!(kernel.linux64_entry().unwrap(), ELF_ADDR);
         assert_eq!(kernel.pvh_entry().unwrap(), testing::ELF_PVH);
@@ -388,7 +438,7 @@ mod tests {
             assert_eq!(kernel.linux64_entry().unwrap(), 0x100_0200);
             assert!(matches!(kernel.pvh_entry(), Err(BootError::NoEntry { .. })));
             let ram = GuestRam::new(32 << 20).unwrap();
-            assert_eq!(kernel.place(&ram, true).unwrap(), 0x100_0000..0x110_0000);
+            assert_eq!(kernel.linked_range(&ram).unwrap(), 0x100_0000..0x110_0000);
         }
     }
 
@@ -397,7 +447,7 @@ mod tests {
         let kernel = open(&testing::elf(&[0x90; 0x1000])).unwrap();
         let ram = GuestRam::new(16 << 20).unwrap();
         ram.write(ELF_ADDR, &[0xff; 0x4000]).unwrap();
-        kernel.place(&ram, false).unwrap();
+        kernel.place(&ram, false, 0).unwrap();
         let mut back = [0; 0x4000];
         ram.read(ELF_ADDR, &mut back).unwrap();
         assert!(back[0x1000..0x3000].iter().all(|byte| *byte == 0));
@@ -408,7 +458,7 @@ mod tests {
     fn too_little_memory_says_how_much_is_needed() {
         let kernel = open(&testing::elf(&[0x90; 0x1000])).unwrap();
         let ram = GuestRam::new(2 << 20).unwrap();
-        let error = kernel.place(&ram, true).unwrap_err();
+        let error = kernel.linked_range(&ram).unwrap_err();
         assert!(
             error.to_string().contains("needs at least 3 MiB"),
             "{error}"

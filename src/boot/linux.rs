@@ -6,7 +6,7 @@
 use std::mem::offset_of;
 
 use linux_loader::loader::bootparam::{
-    KEEP_SEGMENTS, LOADED_HIGH, boot_e820_entry, boot_params, setup_header,
+    KASLR_FLAG, KEEP_SEGMENTS, LOADED_HIGH, boot_e820_entry, boot_params, setup_header,
 };
 
 use super::bytes::put;
@@ -51,7 +51,19 @@ fn zero_page(header: Option<&[u8]>, places: &Places, map: &[MapEntry]) -> [u8; 4
         None => put_synthetic_header(&mut page),
     }
     page[offset_of!(boot_params, hdr.type_of_loader)] = LOADER_UNDEFINED;
-    page[offset_of!(boot_params, hdr.loadflags)] |= LOADED_HIGH | KEEP_SEGMENTS;
+    let flags = &mut page[offset_of!(boot_params, hdr.loadflags)];
+    *flags = (*flags | LOADED_HIGH | KEEP_SEGMENTS) & !KASLR_FLAG;
+    if places.kernel_moved {
+        // So the kernel moves its memory regions as well (`kernel_randomize_memory`).
+        *flags |= KASLR_FLAG;
+    }
+    if let Some(setup_data) = places.setup_data {
+        put(
+            &mut page,
+            offset_of!(boot_params, hdr.setup_data),
+            &setup_data.to_le_bytes(),
+        );
+    }
     put(
         &mut page,
         offset_of!(boot_params, hdr.vid_mode),
@@ -140,6 +152,8 @@ mod tests {
         Places {
             initrd: Some(0x1_2345_6000..0x1_2345_7800),
             rsdp: Some(0xe_0000),
+            setup_data: Some(0xd_f000),
+            kernel_moved: false,
         }
     }
 
@@ -159,6 +173,7 @@ mod tests {
         assert_eq!(page[0x210], 0xff);
         assert_eq!(page[0x211] & 0x41, 0x41);
         assert_eq!(page[0x1ef], 0, "sentinel");
+        assert_eq!(u64_at(&page, 0x250), Some(0xd_f000));
     }
 
     #[test]
@@ -169,7 +184,19 @@ mod tests {
         assert_eq!(page[0x25f], 0x5a);
         assert_eq!(page[0x26c], 0, "beyond the setup header");
         assert_eq!(page[0x210], 0xff);
-        assert_eq!(page[0x211], 0x5a | 0x41);
+        assert_eq!(page[0x211], (0x5a | 0x41) & !0x02);
+    }
+
+    #[test]
+    fn the_flag_of_kaslr_says_whether_the_kernel_was_moved() {
+        let mut places = places();
+        for header in [None, Some([0xff; 300].as_slice()), Some(&[0; 300])] {
+            for moved in [false, true] {
+                places.kernel_moved = moved;
+                let flags = zero_page(header, &places, &[])[0x211];
+                assert_eq!(flags & 0x02 != 0, moved);
+            }
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ mod error;
 mod image;
 mod initrd;
 mod kallsyms;
+mod kaslr;
 mod kernel;
 mod linux;
 mod lz4;
@@ -22,6 +23,8 @@ pub mod mptable;
 mod packed;
 pub mod payload;
 mod pvh;
+mod random;
+mod setup_data;
 mod symbol_table;
 mod symbols;
 #[cfg(test)]
@@ -34,12 +37,16 @@ pub use cache::PayloadCache;
 pub use cmdline::{DEFAULT_CMDLINE, UserCmdline, build_cmdline, check_cmdline};
 pub use error::{BootError, FileRole};
 pub use initrd::Initrd;
+pub use kaslr::{Kaslr, KernelShift, RelocationError};
 pub use kernel::{Kernel, KernelForm};
 pub use memory_map::{MapEntry, MapKind, memory_map};
 pub use payload::Compression;
 pub use symbol_table::{Symbol, SymbolTable};
 pub use symbols::{KernelSection, Symbols};
 
+use self::kaslr::{Move, Situation};
+use self::memory_map::low_ram_end;
+use self::random::Random;
 use crate::memory::layout::ZERO_PAGE;
 use crate::memory::{GuestRam, MemoryError};
 
@@ -62,6 +69,8 @@ pub struct BootOptions {
     pub protocol: BootProtocol,
     /// Guest-physical address of the RSDP, if there are ACPI tables.
     pub rsdp: Option<u64>,
+    /// Whether the kernel is put at a random address.
+    pub kaslr: Kaslr,
     /// Whether guest memory is untouched, so that what must be zero is zero already.
     pub fresh_memory: bool,
 }
@@ -71,6 +80,7 @@ impl Default for BootOptions {
         Self {
             protocol: BootProtocol::Auto,
             rsdp: None,
+            kaslr: Kaslr::Auto,
             fresh_memory: true,
         }
     }
@@ -96,14 +106,27 @@ pub enum Entry {
 }
 
 /// Where [`load`] put what the kernel must be told about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Places {
     initrd: Option<Range<u64>>,
     rsdp: Option<u64>,
+    setup_data: Option<u64>,
+    /// Whether the kernel is not where it was linked for.
+    kernel_moved: bool,
+}
+
+/// What [`load`] has put into guest memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Where and how the boot vCPU starts.
+    pub entry: Entry,
+    /// How far from the addresses it was linked for the kernel runs.
+    pub shift: KernelShift,
 }
 
 /// Puts kernel, initrd, command line and boot structures into guest memory.
-/// It needs no VM: errors of placement can come before one exists.
+/// It needs no VM: errors of placement can come before one exists. Each call draws a new
+/// address for the kernel and a new seed.
 ///
 /// # Errors
 /// [`BootError`] if something does not fit or cannot be read.
@@ -113,7 +136,7 @@ pub fn load(
     cmdline: &str,
     ram: &GuestRam,
     options: BootOptions,
-) -> Result<Entry, BootError> {
+) -> Result<Loaded, BootError> {
     cmdline::write_cmdline(ram, cmdline, kernel.cmdline_max())?;
     let mut initrd_limits = kernel.initrd_limits();
     let rip = match options.protocol {
@@ -124,32 +147,59 @@ pub fn load(
             kernel.pvh_entry()?
         }
     };
-    let range = kernel.place(ram, options.fresh_memory)?;
-    let initrd = initrd
-        .map(|initrd| initrd.place(ram, &range, initrd_limits))
+    let linked = kernel.linked_range(ram)?;
+    // The initrd first: then there is room for it wherever the kernel is.
+    let initrd_place = initrd
+        .map(|initrd| initrd.find_room(ram, &linked, initrd_limits))
         .transpose()?;
+    let random = Random::draw()?;
+    let situation = Situation {
+        kernel,
+        protocol: options.protocol,
+        cmdline,
+        linked: &linked,
+        initrd: initrd_place.as_ref(),
+        ram_end: low_ram_end(ram),
+    };
+    let moved = Move::draw(options.kaslr, &situation, &random)?;
+    let shift = moved
+        .as_ref()
+        .map_or(KernelShift::default(), |moved| moved.shift);
+    kernel.place(ram, options.fresh_memory, shift.physical)?;
+    if let Some(moved) = &moved {
+        moved.relocate(kernel, ram)?;
+    }
+    if let (Some(initrd), Some(place)) = (initrd, &initrd_place) {
+        initrd.place(ram, place.start)?;
+    }
     log::info!(
         "{}",
-        what_is_loaded(kernel, options.protocol, initrd.as_ref())
+        what_is_loaded(kernel, options.protocol, initrd_place.as_ref())
     );
-    let places = Places {
-        initrd,
+    let mut places = Places {
+        initrd: initrd_place,
         rsdp: options.rsdp,
+        setup_data: None,
+        kernel_moved: moved.is_some(),
     };
     let map = memory_map(ram);
-    match options.protocol {
+    let entry = match options.protocol {
         BootProtocol::Auto | BootProtocol::Linux64 => {
+            if kernel.takes_setup_data() {
+                places.setup_data = Some(setup_data::write(ram, &random.seed)?);
+            }
             linux::write_zero_page(ram, kernel.setup_header(), &places, &map)?;
-            Ok(Entry::Linux64 {
-                rip,
+            Entry::Linux64 {
+                rip: rip.saturating_add(shift.physical),
                 rsi: ZERO_PAGE,
-            })
+            }
         }
         BootProtocol::Pvh => {
             let rbx = pvh::write_start_info(ram, &places, &map)?;
-            Ok(Entry::Pvh { rip, rbx })
+            Entry::Pvh { rip, rbx }
         }
-    }
+    };
+    Ok(Loaded { entry, shift })
 }
 
 /// What `-v` tells of the kernel that is about to be entered.
@@ -193,8 +243,8 @@ mod tests {
             rsdp: Some(0xe_0000),
             ..BootOptions::default()
         };
-        let entry = load(&kernel, Some(&initrd), "console=ttyS0", &ram, options)?;
-        Ok((ram, entry))
+        let loaded = load(&kernel, Some(&initrd), "console=ttyS0", &ram, options)?;
+        Ok((ram, loaded.entry))
     }
 
     fn page(ram: &GuestRam, addr: u64) -> Vec<u8> {

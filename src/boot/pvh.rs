@@ -93,6 +93,7 @@ mod tests {
         let places = Places {
             initrd: Some(0x700_0000..0x700_1234),
             rsdp: Some(0xe_0000),
+            ..Places::default()
         };
         let page = start_info(&places, &map);
         assert_eq!(u32_at(&page, 0), Some(0x336e_c578));
@@ -114,11 +115,7 @@ mod tests {
 
     #[test]
     fn without_an_initrd_there_is_no_module() {
-        let places = Places {
-            initrd: None,
-            rsdp: None,
-        };
-        let page = start_info(&places, &[]);
+        let page = start_info(&Places::default(), &[]);
         assert_eq!(u32_at(&page, 12), Some(0));
         assert_eq!(u64_at(&page, 16), Some(0));
         assert_eq!(u64_at(&page, 32), Some(0));

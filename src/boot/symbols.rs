@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use linux_loader::elf;
 use rustix::fs::OFlags;
@@ -40,11 +41,11 @@ const SHN_LORESERVE: u16 = 0xff00;
 const STT_NOTYPE: u8 = 0;
 const STT_FUNC: u8 = 2;
 
-/// The files that may name the guest kernel's functions, open.
-#[derive(Debug)]
+/// The files that may name the guest kernel's functions, open. Cloning is cheap.
+#[derive(Clone, Debug)]
 pub struct Symbols {
-    elf: Option<Source>,
-    map: Option<File>,
+    elf: Option<Arc<Source>>,
+    map: Option<Arc<File>>,
     shift: u64,
 }
 
@@ -59,7 +60,8 @@ pub struct KernelSection {
 
 impl Symbols {
     /// From the kernel's ELF file and its `System.map`. `None` without either.
-    pub(super) fn new(elf: Option<Source>, map: Option<File>) -> Option<Self> {
+    pub(super) fn new(elf: Option<Arc<Source>>, map: Option<File>) -> Option<Self> {
+        let map = map.map(Arc::new);
         (elf.is_some() || map.is_some()).then_some(Self { elf, map, shift: 0 })
     }
 
@@ -85,9 +87,9 @@ impl Symbols {
     }
 
     fn tables(&self) -> impl Iterator<Item = SymbolTable> {
-        let in_elf = || self.elf.as_ref().and_then(of_elf);
-        let in_map = || self.map.as_ref().and_then(of_map);
-        let in_image = || self.elf.as_ref().and_then(of_image);
+        let in_elf = || self.elf.as_deref().and_then(of_elf);
+        let in_map = || self.map.as_deref().and_then(of_map);
+        let in_image = || self.elf.as_deref().and_then(of_image);
         let sources: [&dyn Fn() -> Option<SymbolTable>; 3] = [&in_elf, &in_map, &in_image];
         let found: Vec<_> = sources
             .into_iter()
@@ -101,7 +103,7 @@ impl Symbols {
 
     /// The section `name` of the kernel's file, if it has one that holds bytes.
     pub fn section(&self, name: &str) -> Option<KernelSection> {
-        let sections = Sections::of(self.elf.as_ref()?)?;
+        let sections = Sections::of(self.elf.as_deref()?)?;
         let found = sections
             .iter()
             .find(|section| sections.is_named(section, name))?;
@@ -112,7 +114,7 @@ impl Symbols {
     pub fn code(&self) -> Vec<KernelSection> {
         /// More than any kernel has; their sizes are bounded all the same.
         const MOST: usize = 16;
-        let Some(sections) = self.elf.as_ref().and_then(Sections::of) else {
+        let Some(sections) = self.elf.as_deref().and_then(Sections::of) else {
             return Vec::new();
         };
         sections

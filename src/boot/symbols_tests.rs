@@ -64,7 +64,7 @@ fn sample() -> Vec<u8> {
 }
 
 fn of_elf(bytes: &[u8]) -> Symbols {
-    Symbols::new(Some(Source::File(file(bytes))), None).unwrap()
+    Symbols::new(Some(Source::File(file(bytes)).into()), None).unwrap()
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn what_a_distribution_leaves_in_place_of_a_map_names_nothing() {
 fn a_stripped_kernel_falls_back_on_its_map() {
     let stripped = elf_file(&[]);
     let map = file(b"ffffffff81000000 T _text\n");
-    let symbols = Symbols::new(Some(Source::Bytes(stripped)), Some(map)).unwrap();
+    let symbols = Symbols::new(Some(Source::Bytes(stripped).into()), Some(map)).unwrap();
     assert_eq!(name(&symbols, BASE + 1).as_deref(), Some("_text+0x1"));
     assert!(Symbols::new(None, None).is_none());
 }

@@ -162,3 +162,59 @@ pub(super) fn file(contents: &[u8]) -> (tempfile::TempDir, PathBuf) {
     std::fs::write(&path, contents).unwrap();
     (dir, path)
 }
+
+/// Where [`movable_elf`] is linked for, guest-physical.
+pub(super) const MOVABLE_ADDR: u64 = 0x100_0000;
+/// The virtual address of what is linked for the guest-physical address 0.
+pub(super) const MAP: u64 = 0xffff_ffff_8000_0000;
+
+/// An ELF linked at [`MOVABLE_ADDR`] that ends with its section headers, as Linux does: a
+/// segment of 0x1000 bytes with values at the offsets
+///
+/// - 0x10, 64 bits: the kernel's virtual address plus 0x10
+/// - 0x20, 32 bits: the lower half of the same plus 0x20
+/// - 0x31, 32 bits, which is no multiple of 4: a number less the virtual address
+///
+/// and 0x2000 bytes of BSS. It has no relocation table.
+pub(super) fn movable_elf() -> Vec<u8> {
+    const SECTION_HEADER_LEN: u16 = 64;
+    let mut code = vec![0x90; 0x1000];
+    let virtual_address = MAP + MOVABLE_ADDR;
+    put(&mut code, 0x10, &(virtual_address + 0x10).to_le_bytes());
+    put(
+        &mut code,
+        0x20,
+        &(virtual_address as u32 + 0x20).to_le_bytes(),
+    );
+    put(
+        &mut code,
+        0x31,
+        &0x7000_0000u32
+            .wrapping_sub(virtual_address as u32)
+            .to_le_bytes(),
+    );
+    let mut image = elf(&code);
+    let fields = [0x200, MOVABLE_ADDR, 0x1000, 0x3000];
+    put_phdr(&mut image, 64, 1, fields);
+    put(&mut image, 24, &MOVABLE_ADDR.to_le_bytes());
+    let end = image.len() as u64;
+    put(&mut image, 40, &end.to_le_bytes());
+    put(&mut image, 58, &SECTION_HEADER_LEN.to_le_bytes());
+    put(&mut image, 60, &2u16.to_le_bytes());
+    image.resize(image.len() + 2 * usize::from(SECTION_HEADER_LEN), 0xee);
+    image
+}
+
+/// A relocation table of these lists of offsets into [`movable_elf`]'s segment; without
+/// `inverse`, as Linux 6.15 and later have it.
+pub(super) fn relocation_table(wide: &[u32], inverse: Option<&[u32]>, narrow: &[u32]) -> Vec<u8> {
+    let mut table = Vec::new();
+    for list in [Some(wide), inverse, Some(narrow)].into_iter().flatten() {
+        table.extend_from_slice(&[0; 4]);
+        for offset in list {
+            let entry = (MAP + MOVABLE_ADDR) as u32 + offset;
+            table.extend_from_slice(&entry.to_le_bytes());
+        }
+    }
+    table
+}

@@ -9,9 +9,11 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgAction, Args};
 
 use super::{default_guest, exit_codes, logging, say};
+use crate::config::shares::{CpuLimit, CpuPins, CpuWeight};
 use crate::config::{
     self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, CpuModel, CpusConfig, DiskConfig,
-    Irqchip, Kaslr, NetConfig, ProfileConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
+    Irqchip, Kaslr, MemoryConfig, NetConfig, ProfileConfig, SerialConfig, SharesConfig, Transport,
+    UnpackInitrd, VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
@@ -61,10 +63,16 @@ pub(super) struct RunArgs {
     )]
     cpus: CpusConfig,
 
-    /// Guest memory, for example 512M or 2G; taken from the host only when touched
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = config::size::parse,
-          allow_negative_numbers = true)]
-    memory: u64,
+    /// Guest memory, for example 512M or 2G, taken from the host only when touched; and after
+    /// commas hugepages=2M|1G|thp, shared, mergeable, prealloc, lock, numa=NODE
+    #[arg(
+        long,
+        value_name = "SIZE,…",
+        default_value = "256M",
+        verbatim_doc_comment,
+        allow_negative_numbers = true
+    )]
+    memory: MemoryConfig,
 
     /// The serial port: stdio, null, pty or file=PATH
     #[arg(long, value_name = "WHERE", default_value = "stdio",
@@ -111,6 +119,19 @@ pub(super) struct RunArgs {
     /// The processor that the guest sees: host, x86-64-v2, x86-64-v3 or x86-64-v4
     #[arg(long = "cpu", value_name = "MODEL", default_value = "host")]
     cpu_model: CpuModel,
+
+    /// Host CPUs that virtual CPUs run on: VCPU:HOST, separated by commas; HOST is a number,
+    /// a range such as 2-3, or several of these with + between them
+    #[arg(long, value_name = "0:2,1:3,…", verbatim_doc_comment)]
+    cpu_pin: Option<CpuPins>,
+
+    /// The VM's weight among those that want the same host CPUs, 1 to 10000; others have 100
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    cpu_weight: Option<CpuWeight>,
+
+    /// The VM's processor time at most, in percent of one host CPU
+    #[arg(long, value_name = "PERCENT%", allow_negative_numbers = true)]
+    cpu_limit: Option<CpuLimit>,
 
     /// Put the kernel at a random address: auto (if it can be moved), on, off
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
@@ -221,6 +242,11 @@ impl RunArgs {
             kaslr: self.kaslr,
             reboot: self.reboot,
             profile: self.profile,
+            shares: SharesConfig {
+                pin: self.cpu_pin.unwrap_or_default(),
+                weight: self.cpu_weight,
+                limit: self.cpu_limit,
+            },
             timeout: self.timeout,
             ..VmConfig::new(self.kernel.unwrap_or_else(|| DEFAULT_GUEST.into()))
         }
@@ -250,10 +276,11 @@ mod tests {
     #[test]
     fn every_flag_arrives() {
         let line = "--kernel k --initrd i --unpack-initrd=never --cmdline -- --cpus 4,threads=2 \
-                    --memory 1GiB --serial file=s --boot-protocol pvh --irqchip kernel \
+                    --memory 1GiB,lock,numa=0 --serial file=s --boot-protocol pvh --irqchip kernel \
                     --disk path=a --disk b,readonly --transport mmio --scratch-dir d --rng \
                     --net tap=t,mtu=9000 --net user --name box \
                     --cpu x86-64-v3 --kaslr=off --reboot --profile p,hz=7 \
+                    --cpu-pin 0:2,3:1-2 --cpu-weight 200 --cpu-limit 150% \
                     --timeout 5m --json -vv";
         let flags: Vec<&str> = line.split_whitespace().collect();
         assert_eq!(
@@ -267,7 +294,7 @@ mod tests {
                     text: "--".to_owned(),
                 },
                 cpus: "4,sockets=1,cores=2,threads=2".parse().unwrap(),
-                memory: 1 << 30,
+                memory: "1G,lock,numa=0".parse().unwrap(),
                 serial: SerialConfig::File("s".into()),
                 boot_protocol: BootProtocol::Pvh,
                 irqchip: Irqchip::Kernel,
@@ -296,6 +323,11 @@ mod tests {
                     path: "p".into(),
                     hz: 7,
                 }),
+                shares: SharesConfig {
+                    pin: "0:2,3:1-2".parse().unwrap(),
+                    weight: Some("200".parse().unwrap()),
+                    limit: Some("150%".parse().unwrap()),
+                },
                 timeout: Some(Duration::from_secs(300)),
             }
         );
@@ -319,7 +351,7 @@ mod tests {
         let Command::Run(args) = Cli::try_parse_from(args).unwrap().command else {
             unreachable!("run was asked for");
         };
-        let reason = prepare(args).unwrap_err();
+        let reason = prepare(*args).unwrap_err();
         assert_eq!(reason.code(), 245);
     }
 }

@@ -62,6 +62,34 @@ pub enum ConfigError {
         /// The part.
         option: &'static str,
     },
+    /// A vCPU that there is not.
+    #[error(
+        "--cpu-pin names vCPU {vcpu}, but the VM has {cpus} CPUs, counted from 0; use more --cpus or leave it out"
+    )]
+    PinNoVcpu {
+        /// The vCPU.
+        vcpu: u32,
+        /// vCPUs of the VM.
+        cpus: u32,
+    },
+    /// A vCPU's host CPUs twice.
+    #[error("--cpu-pin names vCPU {vcpu} twice; give all its host CPUs at once, as in {vcpu}:2+3")]
+    PinTwice {
+        /// The vCPU.
+        vcpu: u32,
+    },
+    /// A host CPU that there is not, or that is kept from this process.
+    #[error(
+        "cannot pin vCPU {vcpu} to host CPU {cpu}: the host lets Mayfly run on {allowed}; choose among those"
+    )]
+    PinHostCpu {
+        /// The vCPU.
+        vcpu: u32,
+        /// The host CPU.
+        cpu: u32,
+        /// The host CPUs that there are for this process.
+        allowed: String,
+    },
     /// Less memory than the first megabyte that every PC has.
     #[error("a VM needs at least 1M of memory, not {size} bytes; use a larger --memory")]
     TooLittleMemory {
@@ -74,6 +102,45 @@ pub enum ConfigError {
         /// Size asked for in bytes.
         size: u64,
     },
+    /// A part of `--memory` that is none of its options.
+    #[error(
+        "'{given}' is not an option of --memory; after the size it takes hugepages=, shared, mergeable, prealloc, lock and numa="
+    )]
+    MemoryOption {
+        /// What was given.
+        given: String,
+    },
+    /// An option of `--memory` twice.
+    #[error("--memory has {option} twice; leave one of them out")]
+    MemoryOptionTwice {
+        /// The option.
+        option: &'static str,
+    },
+    /// A size that the huge pages do not make.
+    #[error("{size} is not a multiple of the huge pages' {page}; use --memory {above}")]
+    PartialHugePage {
+        /// Size asked for.
+        size: String,
+        /// Size of a huge page.
+        page: String,
+        /// The next size that is possible.
+        above: String,
+    },
+    /// `shared` and `mergeable` at once.
+    #[error(
+        "shared memory cannot be mergeable, because KSM merges only private anonymous memory; leave shared or mergeable out"
+    )]
+    MergeableShared,
+    /// `mergeable` with pages out of a pool.
+    #[error(
+        "huge pages out of the host's pool cannot be mergeable, because KSM merges only ordinary pages; leave mergeable out or use hugepages=thp"
+    )]
+    MergeableHugePages,
+    /// `mergeable` with `prealloc`.
+    #[error(
+        "mergeable memory cannot be prealloc, which takes every page at the start so that none is missing later, while KSM gives equal ones away again; leave mergeable or prealloc out"
+    )]
+    MergeablePrealloc,
     /// More memory than the processor can address.
     #[error(
         "{size} bytes of memory reach beyond the {bits} physical address bits of this host; use a smaller --memory"

@@ -12,9 +12,11 @@ pub mod disk;
 pub mod duration;
 mod error;
 mod limits;
+pub mod memory;
 pub mod net;
 pub mod profile;
 pub mod serial;
+pub mod shares;
 pub mod size;
 
 use std::path::PathBuf;
@@ -27,13 +29,15 @@ pub use cpus::CpusConfig;
 pub use disk::{Aio, Backing, Cache, DiskConfig, DiskFormat};
 pub use error::ConfigError;
 pub use limits::{check_cpus, check_memory};
+pub use memory::MemoryConfig;
 pub use net::NetConfig;
 pub use profile::ProfileConfig;
 pub use serial::SerialConfig;
+pub use shares::SharesConfig;
 
 /// Guest RAM unless asked otherwise: 256 MiB. Small is enough for a disposable
 /// test VM, and the host pays only for the pages that the guest touches.
-pub const MEMORY_DEFAULT: u64 = 256 << 20;
+pub const MEMORY_DEFAULT: MemoryConfig = MemoryConfig::new(256 << 20);
 
 /// vCPUs unless asked otherwise.
 pub const CPUS_DEFAULT: CpusConfig = CpusConfig::new(1);
@@ -65,9 +69,9 @@ pub struct VmConfig {
     /// The vCPUs; a number, or a text such as `4,threads=2`.
     #[serde(default = "default_cpus")]
     pub cpus: CpusConfig,
-    /// Size of guest RAM in bytes; a text such as `512M` does as well.
-    #[serde(default = "default_memory", deserialize_with = "size::deserialize")]
-    pub memory: u64,
+    /// Guest RAM; a number of bytes, or a text such as `512M` or `2G,shared`.
+    #[serde(default = "default_memory")]
+    pub memory: MemoryConfig,
     /// Whose interrupt controllers the machine has.
     #[serde(default)]
     pub irqchip: Irqchip,
@@ -101,6 +105,9 @@ pub struct VmConfig {
     /// Where a profile of the vCPUs is written.
     #[serde(default)]
     pub profile: Option<ProfileConfig>,
+    /// How it shares the host's processors.
+    #[serde(default)]
+    pub shares: SharesConfig,
     /// After how long the VM is stopped.
     #[serde(default, with = "duration::optional")]
     pub timeout: Option<Duration>,
@@ -110,7 +117,7 @@ fn default_cpus() -> CpusConfig {
     CPUS_DEFAULT
 }
 
-fn default_memory() -> u64 {
+fn default_memory() -> MemoryConfig {
     MEMORY_DEFAULT
 }
 
@@ -137,6 +144,7 @@ impl VmConfig {
             kaslr: Kaslr::default(),
             reboot: false,
             profile: None,
+            shares: SharesConfig::default(),
             timeout: None,
         }
     }
@@ -147,7 +155,7 @@ impl VmConfig {
     /// The first [`ConfigError`] found.
     pub fn validated(self) -> Result<Self, ConfigError> {
         limits::cpus_present(self.cpus.count())?;
-        limits::memory_usable(self.memory)?;
+        limits::memory_usable(self.memory.size())?;
         if self.kernel.as_os_str().is_empty() {
             return Err(ConfigError::EmptyPath { what: "kernel" });
         }
@@ -164,6 +172,7 @@ impl VmConfig {
         for net in &self.nets {
             net.check(self.cpus.count())?;
         }
+        self.shares.check(self.cpus.count())?;
         net::check_together(&self.nets, self.cmdline.has_key("ip"))?;
         self.name.as_deref().map_or(Ok(()), check_name)?;
         if self
@@ -347,21 +356,21 @@ mod tests {
             ),
             (
                 VmConfig {
-                    memory: 0,
+                    memory: MemoryConfig::new(0),
                     ..config()
                 },
                 "memory",
             ),
             (
                 VmConfig {
-                    memory: 4096,
+                    memory: MemoryConfig::new(4096),
                     ..config()
                 },
                 "at least 1M",
             ),
             (
                 VmConfig {
-                    memory: (1 << 20) + 1,
+                    memory: MemoryConfig::new((1 << 20) + 1),
                     ..config()
                 },
                 "4096",
@@ -425,7 +434,7 @@ mod tests {
     fn json_round_trips_and_takes_texts() {
         let text = r#"{"kernel":"k","memory":"1GiB","timeout":"1m30s","serial":"file=log"}"#;
         let read: VmConfig = serde_json::from_str(text).unwrap();
-        assert_eq!(read.memory, 1 << 30);
+        assert_eq!(read.memory, MemoryConfig::new(1 << 30));
         assert_eq!(read.timeout, Some(Duration::from_secs(90)));
         assert_eq!(read.serial, SerialConfig::File(PathBuf::from("log")));
         let back = serde_json::to_string(&read).unwrap();

@@ -1,7 +1,5 @@
 //! Sizes as people write them: `512M`, `2G`, `1GiB`, or plain bytes.
 
-use serde::{Deserialize, Deserializer, de};
-
 use super::ConfigError;
 
 /// Reads a size in bytes. The units K, M, G and T are powers of 1024, in
@@ -35,20 +33,13 @@ pub fn parse(text: &str) -> Result<u64, ConfigError> {
     number.checked_mul(factor).ok_or_else(too_large)
 }
 
-/// Takes a number of bytes or a text that [`parse`] reads.
-///
-/// # Errors
-/// What the deserializer or [`parse`] says.
-pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Size {
-        Bytes(u64),
-        Text(String),
-    }
-    match Size::deserialize(from)? {
-        Size::Bytes(bytes) => Ok(bytes),
-        Size::Text(text) => parse(&text).map_err(de::Error::custom),
+/// The shortest text that [`parse`] reads as `bytes`: `1G`, `1025M`, `4097`.
+pub fn format(bytes: u64) -> String {
+    let units = [(40, "T"), (30, "G"), (20, "M"), (10, "K")];
+    let whole = |shift: u32| bytes != 0 && bytes.trailing_zeros() >= shift;
+    match units.into_iter().find(|(shift, _)| whole(*shift)) {
+        Some((shift, unit)) => format!("{}{unit}", bytes >> shift),
+        None => bytes.to_string(),
     }
 }
 
@@ -71,6 +62,20 @@ mod tests {
             ("0", 0),
         ] {
             assert_eq!(parse(text), Ok(bytes), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_written_with_the_largest_unit() {
+        for (bytes, text) in [
+            (0, "0"),
+            (4097, "4097"),
+            (4096, "4K"),
+            (258 << 20, "258M"),
+            (1 << 30, "1G"),
+            (3 << 41, "6T"),
+        ] {
+            assert_eq!(format(bytes), text);
         }
     }
 
@@ -104,8 +109,14 @@ mod tests {
         }
 
         #[test]
+        fn what_is_written_is_read(bytes: u64, shift in 0..64_u32) {
+            let bytes = bytes << shift;
+            prop_assert_eq!(parse(&format(bytes)), Ok(bytes));
+        }
+
+        #[test]
         fn mebibytes_are_counted(n in 0_u64..1 << 44) {
-            prop_assert_eq!(parse(&format!("{n}M")), Ok(n << 20));
+            prop_assert_eq!(parse(&std::format!("{n}M")), Ok(n << 20));
         }
     }
 }

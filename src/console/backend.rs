@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::descriptor::Descriptor;
 use super::input::Input;
-use super::output::{self, Finished, Output, OutputWriter, RING_SIZE};
+use super::output::{Finished, Output, OutputWriter, RING_SIZE};
 use super::patient::Patience;
 use super::pty;
 use crate::config::SerialConfig;
@@ -36,8 +36,6 @@ pub enum ConsoleError {
 /// The serial port's far side, ready for use.
 #[derive(Debug)]
 pub struct Console {
-    /// For the UART: takes what the guest prints.
-    pub writer: OutputWriter,
     /// What is typed to the guest, if anything ever is.
     pub input: Option<Input>,
     /// What becomes of what the guest prints.
@@ -57,22 +55,15 @@ impl Console {
     /// [`ConsoleError`]; no thread has been started then.
     pub fn open(serial: &SerialConfig) -> Result<Self, ConsoleError> {
         match serial {
-            SerialConfig::Null => {
-                let (writer, output) = output::discard();
-                Ok(Self::new(writer, output))
-            }
+            SerialConfig::Null => Ok(Self::new(Output::discard())),
             SerialConfig::Stdio => Ok(Self::stdio()),
-            SerialConfig::File(path) => {
-                let (writer, output) = output::to(open_file(path)?, RING_SIZE);
-                Ok(Self::new(writer, output))
-            }
+            SerialConfig::File(path) => Ok(Self::new(Output::to(open_file(path)?, RING_SIZE))),
             SerialConfig::Pty => Self::pty(),
         }
     }
 
-    fn new(writer: OutputWriter, output: Output) -> Self {
+    fn new(output: Output) -> Self {
         Self {
-            writer,
             input: None,
             output,
             pty_path: None,
@@ -83,35 +74,33 @@ impl Console {
 
     fn stdio() -> Self {
         let target = Descriptor::Standard(rustix::stdio::stdout());
-        let (writer, output) = output::to(target, RING_SIZE);
         let source = Descriptor::Standard(rustix::stdio::stdin());
         Self {
             input: Some(Input::new(source, true)),
             on_stdout: true,
-            ..Self::new(writer, output)
+            ..Self::new(Output::to(target, RING_SIZE))
         }
     }
 
     fn pty() -> Result<Self, ConsoleError> {
         let pty = pty::open().map_err(ConsoleError::Pty)?;
         let source = pty.master.try_clone().map_err(ConsoleError::Pty)?;
-        let (writer, output) = output::to(pty.master, RING_SIZE);
         Ok(Self {
             input: Some(Input::new(source, false)),
             pty_path: Some(pty.path),
             pty_slave: Some(pty.slave),
-            ..Self::new(writer, output)
+            ..Self::new(Output::to(pty.master, RING_SIZE))
         })
     }
 
-    /// Separates what the UART and the event loop own from what tells the end.
-    pub fn split(self) -> (OutputWriter, Option<Input>, ConsoleEnd) {
+    /// Separates what the event loop owns from what stays until the end.
+    pub fn split(self) -> (Option<Input>, ConsoleEnd) {
         let end = ConsoleEnd {
             output: self.output,
             on_stdout: self.on_stdout,
             pty_slave: self.pty_slave,
         };
-        (self.writer, self.input, end)
+        (self.input, end)
     }
 }
 
@@ -125,6 +114,11 @@ pub struct ConsoleEnd {
 }
 
 impl ConsoleEnd {
+    /// For the UART: takes what the guest prints. One at a time, see [`Output::writer`].
+    pub fn writer(&self) -> OutputWriter {
+        self.output.writer()
+    }
+
     /// Waits for the reader, within `patience`. `line_open` then speaks of
     /// stdout: false if the serial port leads elsewhere.
     pub fn finish(self, patience: Patience) -> Finished {
@@ -167,7 +161,8 @@ mod tests {
         let path = folder.path().join("serial.log");
         fs::write(&path, "old and long").unwrap();
         let console = Console::open(&SerialConfig::File(path.clone())).unwrap();
-        let (mut writer, input, end) = console.split();
+        let (input, end) = console.split();
+        let mut writer = end.writer();
         assert!(input.is_none());
         writer.push(b"new");
         let finished = end.finish(Patience::default());
@@ -204,7 +199,8 @@ mod tests {
     fn a_pty_waits_for_its_user() {
         let console = Console::open(&SerialConfig::Pty).unwrap();
         let path = console.pty_path.clone().unwrap();
-        let (mut writer, input, end) = console.split();
+        let (input, end) = console.split();
+        let mut writer = end.writer();
         let mut input = input.unwrap();
         assert!(input.pollable() && !input.is_keyboard());
         end.output.start_writer().unwrap();

@@ -1,8 +1,8 @@
 //! The far side of the serial port: what the guest prints and what it is typed.
 //!
 //! [`Console::open`] leads it to standard input and output, a file, a
-//! pseudo-terminal or nowhere; [`Console::split`] gives the UART an
-//! [`OutputWriter`], the event loop an [`Input`], and keeps a [`ConsoleEnd`].
+//! pseudo-terminal or nowhere; [`Console::split`] gives the event loop an [`Input`],
+//! and keeps a [`ConsoleEnd`], which has an [`OutputWriter`] for the UART.
 
 mod backend;
 mod descriptor;

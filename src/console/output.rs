@@ -42,6 +42,8 @@ const STACK_SIZE: usize = 128 << 10;
 #[derive(Debug)]
 struct Shared {
     ring: Ring,
+    /// Whether there is a target: without one, what is sent is only watched.
+    kept: bool,
     /// The target, until whoever writes takes it.
     target: Mutex<Option<Descriptor>>,
     /// The writer, once it has been started.
@@ -73,8 +75,6 @@ struct Shared {
 pub struct OutputWriter {
     shared: Arc<Shared>,
     watch: PanicWatch,
-    /// Whether there is a target: without one, what is sent is only watched.
-    kept: bool,
 }
 
 /// The VM's end: what became of the bytes.
@@ -92,32 +92,11 @@ pub struct Finished {
     pub line_open: bool,
 }
 
-/// Output that goes nowhere; what is sent is still watched.
-pub fn discard() -> (OutputWriter, Output) {
-    pair(None, 1)
-}
-
-/// Output to `target` through a ring of `capacity` bytes.
-pub fn to(target: impl Into<Descriptor>, capacity: usize) -> (OutputWriter, Output) {
-    pair(Some(target.into()), capacity)
-}
-
-fn pair(target: Option<Descriptor>, capacity: usize) -> (OutputWriter, Output) {
-    let guest_end = OutputWriter {
-        kept: target.is_some(),
-        shared: Arc::new(Shared::new(target, capacity)),
-        watch: PanicWatch::default(),
-    };
-    let vm_end = Output {
-        shared: guest_end.shared.clone(),
-    };
-    (guest_end, vm_end)
-}
-
 impl Shared {
     fn new(target: Option<Descriptor>, capacity: usize) -> Self {
         Self {
             ring: Ring::new(capacity),
+            kept: target.is_some(),
             target: Mutex::new(target),
             writer: OnceLock::new(),
             ended: Mutex::new(false),
@@ -209,7 +188,7 @@ impl OutputWriter {
         if self.watch.feed(bytes) {
             self.shared.panicked.store(true, Ordering::Release);
         }
-        if !self.kept {
+        if !self.shared.kept {
             return;
         }
         self.shared
@@ -242,6 +221,29 @@ impl io::Write for OutputWriter {
 }
 
 impl Output {
+    /// Output that goes nowhere; what is sent is still watched.
+    pub fn discard() -> Self {
+        Self {
+            shared: Arc::new(Shared::new(None, 1)),
+        }
+    }
+
+    /// Output to `target` through a ring of `capacity` bytes.
+    pub fn to(target: impl Into<Descriptor>, capacity: usize) -> Self {
+        Self {
+            shared: Arc::new(Shared::new(Some(target.into()), capacity)),
+        }
+    }
+
+    /// The guest's end. There is to be one at a time: that of a machine that starts
+    /// anew takes the place of the one before.
+    pub fn writer(&self) -> OutputWriter {
+        OutputWriter {
+            shared: self.shared.clone(),
+            watch: PanicWatch::default(),
+        }
+    }
+
     /// Starts the thread that writes, unless it runs or nothing is to be written.
     ///
     /// # Errors

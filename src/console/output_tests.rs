@@ -11,6 +11,11 @@ const SHORT: Patience = Patience {
     total: Duration::from_secs(10),
 };
 
+fn to(target: OwnedFd, capacity: usize) -> (OutputWriter, Output) {
+    let output = Output::to(target, capacity);
+    (output.writer(), output)
+}
+
 /// Output with its writer at work.
 fn start(target: OwnedFd, capacity: usize) -> io::Result<(OutputWriter, Output)> {
     let (guest, output) = to(target, capacity);
@@ -164,7 +169,8 @@ fn a_full_device_is_no_reason_to_stop() {
 
 #[test]
 fn discarded_output_is_still_watched() {
-    let (mut guest, output) = discard();
+    let output = Output::discard();
+    let mut guest = output.writer();
     assert_eq!(output.first_byte(), None);
     guest.push(b"Kernel panic - no");
     assert!(output.first_byte().is_some());

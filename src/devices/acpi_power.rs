@@ -70,6 +70,11 @@ impl AcpiPower {
         self.state.clone()
     }
 
+    /// Whether the guest wants to be told of the power button.
+    pub fn listens(&self) -> bool {
+        self.state.enable & POWER_BUTTON != 0
+    }
+
     /// Presses the power button: a guest that listens powers itself off.
     pub fn press_power_button(&mut self) {
         let status = self.state.status | POWER_BUTTON;
@@ -174,7 +179,10 @@ mod tests {
     #[test]
     fn the_power_button_raises_the_sci_once_until_it_is_cleared() {
         let (mut power, sci, _) = power(AcpiPowerState::default());
+        write(&mut power, 2, 0xfeff);
+        assert!(!power.listens());
         write(&mut power, 2, 0xffff);
+        assert!(power.listens());
         assert_eq!(read(&mut power, 2), 0x520);
         power.press_power_button();
         power.press_power_button();

@@ -29,6 +29,7 @@ pub mod pvpanic;
 pub mod reset_control;
 pub mod serial;
 pub mod virtio;
+pub mod vmgenid;
 
 #[cfg(test)]
 mod testing;

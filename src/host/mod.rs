@@ -4,11 +4,13 @@
 //! |-------------------|---------------------------------------------------|
 //! | `kvm.rs`          | opening `/dev/kvm`, the capabilities Mayfly needs |
 //! | `backend.rs`      | hardware KVM or kvm-pvm                           |
-//! | `facilities.rs`   | huge pages, io_uring, userfaultfd                 |
+//! | `cgroup/`         | a VM's part of the processors                     |
+//! | `facilities.rs`   | huge pages, cgroups, io_uring, userfaultfd        |
 //! | `networking.rs`   | taps, passt, ping                                 |
 //! | `checkup.rs`      | all of it as a list of findings (`mayfly doctor`) |
 
 mod backend;
+pub mod cgroup;
 mod checkup;
 mod facilities;
 mod kvm;

@@ -10,7 +10,9 @@
 //! | `0x0000_9000..0x0000_f000`      | boot page tables: PML4, PDPT, four PDs (4 GiB)   |
 //! | `0x0001_0000..0x0002_0000`      | kernel command line, NUL-terminated              |
 //! | `0x0009_fc00..0x000a_0000`      | EBDA: the MP table (reserved)                    |
-//! | `0x000e_0000..0x0010_0000`      | ACPI tables, RSDP first (reserved)               |
+//! | `0x000d_f000..0x000e_0000`      | setup_data: the random seed (reserved)           |
+//! | `0x000e_0000..0x000f_f000`      | ACPI tables, RSDP first (reserved)               |
+//! | `0x000f_f000..0x0010_0000`      | the VM generation id, 16 bytes (reserved)        |
 //! | `0x0010_0000..`                 | kernel, initrd, free RAM                         |
 //! | `0xc000_0000..0x1_0000_0000`    | the PCI hole: no RAM                             |
 //! | `0xd000_0000..0xe000_0000`      | 32-bit MMIO window of devices, of it:            |
@@ -46,10 +48,15 @@ pub const CMDLINE_MAX: usize = 0x1_0000;
 pub const EBDA_START: u64 = 0x9_fc00;
 /// The classic ISA hole, reserved in the memory map up to 1 MiB.
 pub const ISA_HOLE_START: u64 = 0xa_0000;
+/// Linux `setup_data`, up to [`ACPI_START`]. In the ISA hole, which the memory map
+/// reserves as a whole.
+pub const SETUP_DATA: u64 = 0xd_f000;
 /// ACPI tables; the RSDP comes first, where firmware puts it.
 pub const ACPI_START: u64 = 0xe_0000;
 /// End of the room for ACPI tables (exclusive).
-pub const ACPI_END: u64 = 0x10_0000;
+pub const ACPI_END: u64 = 0xf_f000;
+/// The VM generation id, in a page of its own, as its specification wants it.
+pub const VM_GENERATION_ID: u64 = 0xf_f000;
 /// Start of RAM above the ISA hole.
 pub const HIGH_RAM_START: u64 = 0x10_0000;
 

@@ -8,64 +8,27 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use thiserror::Error;
-use vm_memory::bitmap::{AtomicBitmap, Bitmap};
-use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap,
-};
+use rustix::mm::Advice;
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
+use super::backing;
+use super::error::MemoryError;
 use super::layout::{RamRange, ram_ranges};
-
-/// The vm-memory type behind [`GuestRam`]; the bitmap exists only while pages are tracked.
-pub(crate) type RamBackend = GuestMemoryMmap<Option<AtomicBitmap>>;
-
-/// Why guest memory could not be made or reached.
-#[derive(Debug, Error)]
-pub enum MemoryError {
-    /// mmap refused the range.
-    #[error("cannot reserve {size} bytes of guest memory; choose a smaller --memory")]
-    Reserve {
-        /// Size asked for in bytes.
-        size: u64,
-        /// What mmap said.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The regions do not make a memory map.
-    #[error("cannot lay out {size} bytes of guest memory; choose a smaller --memory")]
-    Layout {
-        /// Size asked for in bytes.
-        size: u64,
-    },
-    /// The file that was to fill guest memory could not be read.
-    #[error("cannot fill guest memory {addr:#x}..+{len:#x} from a file")]
-    Fill {
-        /// Guest-physical start.
-        addr: u64,
-        /// Length in bytes.
-        len: usize,
-        /// Why reading failed.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The range is not (wholly) RAM.
-    #[error("guest memory {addr:#x}..+{len:#x} is not RAM")]
-    NotRam {
-        /// Guest-physical start.
-        addr: u64,
-        /// Length in bytes.
-        len: usize,
-    },
-}
+use super::mapping::Mapping;
+use super::options::RamOptions;
+use super::region::{RamBackend, RamRegion};
 
 /// Guest RAM. Cloning is cheap and gives another handle to the same memory.
 #[derive(Clone, Debug)]
 pub struct GuestRam {
     backend: RamBackend,
     size: u64,
+    /// What it is made of, unless it is the plain kind.
+    options: Option<Arc<RamOptions>>,
 }
 
 impl GuestRam {
@@ -77,11 +40,36 @@ impl GuestRam {
     pub fn new(size: u64) -> Result<Self, MemoryError> {
         let regions = ram_ranges(size)
             .into_iter()
-            .map(|range| map_region(range, size))
+            .map(|range| map_plain(range, size))
             .collect::<Result<Vec<_>, _>>()?;
+        Self::of_regions(regions, size, None)
+    }
+
+    /// Reserves `size` bytes of the kind that `options` describe, laid out by
+    /// [`ram_ranges`].
+    ///
+    /// # Errors
+    /// A [`MemoryError`] that says which of the options the host cannot serve, and why.
+    pub fn with_options(size: u64, options: &RamOptions) -> Result<Self, MemoryError> {
+        if *options == RamOptions::default() {
+            return Self::new(size);
+        }
+        let regions = backing::make(size, options)?;
+        Self::of_regions(regions, size, Some(Arc::new(*options)))
+    }
+
+    fn of_regions(
+        regions: Vec<RamRegion>,
+        size: u64,
+        options: Option<Arc<RamOptions>>,
+    ) -> Result<Self, MemoryError> {
         let backend =
             RamBackend::from_regions(regions).map_err(|_| MemoryError::Layout { size })?;
-        Ok(Self { backend, size })
+        Ok(Self {
+            backend,
+            size,
+            options,
+        })
     }
 
     /// The memory as the rust-vmm crates know it; what they write is marked too.
@@ -96,12 +84,16 @@ impl GuestRam {
 
     /// The ranges with the host address each is mapped at, as KVM's memory slots need them.
     pub fn regions(&self) -> impl Iterator<Item = (RamRange, u64)> + '_ {
-        self.backend.iter().map(|region| {
-            let range = RamRange {
-                start: region.start_addr().0,
-                len: region.len(),
-            };
-            (range, region.as_ptr() as u64)
+        let regions = self.backend.iter();
+        regions.map(|region| (region.range(), region.mapping().addr().addr() as u64))
+    }
+
+    /// The ranges with the file and the offset in it that each is, as a process that
+    /// shares the memory needs them; none unless the memory is shared.
+    pub fn files(&self) -> impl Iterator<Item = (RamRange, &File, u64)> + '_ {
+        self.backend.iter().filter_map(|region| {
+            let (file, offset) = region.file()?;
+            Some((region.range(), file, offset))
         })
     }
 
@@ -183,7 +175,7 @@ impl GuestRam {
             rustix::mm::madvise(
                 first.wrapping_sub(into_page).cast(),
                 len.saturating_add(into_page),
-                rustix::mm::Advice::LinuxPopulateWrite,
+                Advice::LinuxPopulateWrite,
             )
         };
     }
@@ -202,6 +194,26 @@ impl GuestRam {
             let chunk = ZEROS.get(..len - done).unwrap_or(&ZEROS);
             self.write(addr.saturating_add(done as u64), chunk)?;
             done = done.saturating_add(chunk.len());
+        }
+        Ok(())
+    }
+
+    /// Makes all guest RAM what it was when it was new: zeros, and no pages of the
+    /// host's but those that it was promised (prealloc, huge pages out of a pool).
+    /// Marks it dirty. The guest must stand still.
+    ///
+    /// # Errors
+    /// [`MemoryError::Clear`] where the host does not take the pages back; what the
+    /// memory holds is then unknown.
+    pub fn clear(&self) -> Result<(), MemoryError> {
+        let size = self.size;
+        for region in self.backend.iter() {
+            match &self.options {
+                None => region.mapping().advise(Advice::LinuxDontNeed),
+                Some(options) => backing::clear(region, options),
+            }
+            .map_err(|source| MemoryError::Clear { size, source })?;
+            region.bitmap().mark_dirty(0, region.mapping().len());
         }
         Ok(())
     }
@@ -259,32 +271,11 @@ fn read_into(file: &File, offset: u64, place: *mut u8, len: usize) -> io::Result
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
-fn map_region(
-    range: RamRange,
-    size: u64,
-) -> Result<GuestRegionMmap<Option<AtomicBitmap>>, MemoryError> {
+/// Maps a range of private anonymous memory.
+fn map_plain(range: RamRange, size: u64) -> Result<RamRegion, MemoryError> {
     let len = usize::try_from(range.len).map_err(|_| MemoryError::Layout { size })?;
-    let region = MmapRegionBuilder::new_with_bitmap(len, None)
-        .with_mmap_prot(libc_prot())
-        .with_mmap_flags(libc_flags())
-        .build()
-        .map_err(|error| MemoryError::Reserve {
-            size,
-            source: std::io::Error::other(error),
-        })?;
-    GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or(MemoryError::Layout { size })
-}
-
-/// Readable and writable, never executable in the VMM's own address space.
-fn libc_prot() -> i32 {
-    (rustix::mm::ProtFlags::READ | rustix::mm::ProtFlags::WRITE).bits() as i32
-}
-
-/// Private, anonymous, and without a claim on swap: more than the host's RAM is allowed.
-fn libc_flags() -> i32 {
-    const MAP_ANONYMOUS: u32 = 0x20;
-    (rustix::mm::MapFlags::PRIVATE | rustix::mm::MapFlags::NORESERVE).bits() as i32
-        | MAP_ANONYMOUS as i32
+    let mapping = Mapping::plain(len).map_err(|source| backing::refused(size, None, source))?;
+    Ok(RamRegion::new(range.start, mapping, None))
 }
 
 #[cfg(test)]
@@ -350,6 +341,37 @@ mod tests {
         assert!(back[..10].iter().chain(&back[10_010..]).all(|b| *b == 0xff));
         assert!(back[10..10_010].iter().all(|b| *b == 0));
         assert!(ram.zero((1 << 20) - 1, 2).is_err());
+    }
+
+    /// Whether the page at `addr` is in the host's memory.
+    fn is_resident(ram: &GuestRam, addr: u64) -> bool {
+        let place = ram.host_ptr(addr, 4096).unwrap();
+        let mut state = 0_u8;
+        // SAFETY: the page is mapped, and the answer for one page is one byte.
+        let rc = unsafe { libc::mincore(place.cast(), 4096, &raw mut state) };
+        assert_eq!(rc, 0);
+        state & 1 == 1
+    }
+
+    #[test]
+    fn cleared_memory_is_zeros_and_the_hosts_again() {
+        let size = 5 << 30;
+        let ram = GuestRam::new(size).unwrap();
+        let places = [0, 0x1_2000, (3 << 30) - 4096, 4 << 30, (6 << 30) - 4096];
+        for place in places {
+            ram.write(place, &[0xa5; 4096]).unwrap();
+            assert!(is_resident(&ram, place), "{place:#x}");
+        }
+        ram.clear().unwrap();
+        for place in places {
+            assert!(!is_resident(&ram, place), "{place:#x}");
+            let mut back = [1; 4096];
+            ram.read(place, &mut back).unwrap();
+            assert_eq!(back, [0; 4096], "{place:#x}");
+        }
+        ram.write(0, b"again").unwrap();
+        ram.clear().unwrap();
+        assert_eq!(ram.read_u64(0).unwrap(), 0);
     }
 
     #[test]

@@ -3,6 +3,13 @@
 //! A signal interrupts `KVM_RUN`; so that one that arrives just before the call
 //! is not lost, its handler sets `kvm_run.immediate_exit`, and the next
 //! `KVM_RUN` returns EINTR at once (Linux Documentation/virt/kvm/api.rst §5).
+//!
+//! No kick is lost. Whoever kicks has changed the gate before, and the thread looks at
+//! the gate after everything that may swallow a kick: after it has made its
+//! [`KickSlot`] (a kick before that finds none), and after it has taken
+//! `immediate_exit` back (which may undo a second kick). A kick at any other time has
+//! `immediate_exit` set on the next entry; if there was no need for it, that entry is
+//! in vain, and that is all.
 
 use std::cell::Cell;
 use std::ptr;
@@ -10,6 +17,7 @@ use std::thread::JoinHandle;
 
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
+use libc::c_int;
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 thread_local! {
@@ -18,15 +26,20 @@ thread_local! {
     static KVM_RUN: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
 }
 
+/// The kick signal.
+pub fn signal() -> c_int {
+    SIGRTMIN()
+}
+
 /// Installs the handler of the kick signal, for the whole process.
 ///
 /// # Errors
 /// What sigaction says.
 pub fn install_handler() -> Result<(), vmm_sys_util::errno::Error> {
-    register_signal_handler(SIGRTMIN(), on_kick)
+    register_signal_handler(signal(), on_kick)
 }
 
-extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+extern "C" fn on_kick(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     KVM_RUN.with(|slot| {
         let run = slot.get();
         if !run.is_null() {
@@ -59,6 +72,6 @@ impl Drop for KickSlot {
 pub fn kick<T>(thread: &JoinHandle<T>) {
     if !thread.is_finished() {
         // It fails only for a signal number out of range, which SIGRTMIN is not.
-        let _ = thread.kill(SIGRTMIN());
+        let _ = thread.kill(signal());
     }
 }

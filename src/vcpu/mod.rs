@@ -5,6 +5,7 @@ pub mod counts;
 pub mod cpuid;
 pub mod emulate;
 pub mod gate;
+pub mod guest_tsc;
 pub mod kick;
 pub mod msr;
 pub mod report;

@@ -16,6 +16,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use super::counts::{ExitCounts, ExitKind};
 use super::emulate::Emulator;
 use super::gate::GateState;
+use super::guest_tsc::GuestTsc;
 use super::kick::KickSlot;
 use super::report;
 use super::tick_pacing::{IA32_TSC_DEADLINE, TickPacing};
@@ -24,6 +25,7 @@ use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
 use crate::one_line::one_line;
 use crate::profile::{Sampler, SamplerPlan, Samples};
+use crate::vm::clock::Clock;
 use crate::vm::exit::ExitReason;
 use crate::vm::lifecycle::Lifecycle;
 
@@ -43,6 +45,8 @@ pub struct Machine {
     pub interrupts: Arc<Interrupts>,
     /// Whether the VM runs, and why it ended.
     pub lifecycle: Arc<Lifecycle>,
+    /// The guest's time, which stands still while the VM is paused.
+    pub clock: Clock,
     /// Names for addresses in the guest's kernel, where its code is interpreted.
     pub symbols: Option<Arc<Symbols>>,
 }
@@ -55,6 +59,7 @@ pub struct Vcpu {
     emulator: Option<Emulator>,
     /// Made when the guest first arms a timer that is watched.
     tick_pacing: Option<TickPacing>,
+    tsc: GuestTsc,
     counts: ExitCounts,
     /// Taken when the vCPU starts.
     sampler_plan: Option<SamplerPlan>,
@@ -108,6 +113,7 @@ impl Vcpu {
             machine,
             emulator,
             tick_pacing: None,
+            tsc: GuestTsc::default(),
             counts: ExitCounts::default(),
             sampler_plan: None,
             sampler: None,
@@ -190,11 +196,24 @@ impl Vcpu {
                 Next::End(reason) => return Next::End(reason),
             }
         }
-        self.machine.lifecycle.gate().park();
+        if let GateState::Running = self.machine.lifecycle.gate().park() {
+            self.resume_time();
+        }
         if let Some(sampler) = &mut self.sampler {
             sampler.stood_still();
         }
         Next::Enter
+    }
+
+    /// Has the guest's time go on from where it stood, and tells its kernel, so that
+    /// no watchdog of it wonders.
+    fn resume_time(&mut self) {
+        // Kernel code that is interpreted shares the host's TSC with user code that is not.
+        if self.emulator.is_none() {
+            self.tsc.take_back(&self.fd, self.machine.clock.skipped());
+        }
+        // KVM_KVMCLOCK_CTRL is refused while the guest has no kvmclock: nobody to tell.
+        let _ = self.fd.kvmclock_ctrl();
     }
 
     fn enter_guest(&mut self) -> Next {

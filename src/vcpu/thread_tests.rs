@@ -16,6 +16,7 @@ use crate::interrupts::IrqchipMode;
 use crate::memory::GuestRam;
 use crate::memory::layout::{MMIO32_START, PORT_DEBUG_EXIT};
 use crate::vcpu::setup;
+use crate::vm::lifecycle::History;
 
 const CODE: u64 = 0x1000;
 const COPY: u64 = 0x2000;
@@ -56,7 +57,8 @@ fn guest(code: &[u8], device: impl FnOnce(&Arc<Lifecycle>) -> Arc<Mutex<dyn BusD
     }
     let interrupts = Arc::new(Interrupts::new(vm.clone(), IrqchipMode::Split, 1).unwrap());
     let fd = vm.create_vcpu(0).unwrap();
-    let lifecycle = Arc::new(Lifecycle::new(Instant::now(), 1).unwrap());
+    let history = Arc::new(History::new(Instant::now(), false).unwrap());
+    let lifecycle = Arc::new(Lifecycle::new(history, 1));
     let exit = DebugExit::from_state(DebugExitState::default(), lifecycle.clone());
     let (mut pio, mut mmio) = (Bus::new(), Bus::new());
     let port = u64::from(PORT_DEBUG_EXIT);
@@ -76,6 +78,7 @@ fn guest(code: &[u8], device: impl FnOnce(&Arc<Lifecycle>) -> Arc<Mutex<dyn BusD
         mmio: Arc::new(mmio),
         interrupts,
         lifecycle,
+        clock: Clock::new(vm.clone()),
         symbols: None,
     });
     Guest {

@@ -4,39 +4,43 @@
 //! ([`Inputs::open`]), then the machine is made ([`build`], top to bottom),
 //! and only then do threads start ([`super::running`]).
 
-use std::fs::{self, File};
+use std::fs;
+use std::mem;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
 use kvm_ioctls::{Cap, Kvm, SyncReg, VcpuFd, VmFd};
 
 use super::advice;
-use super::disks::{self, DiskCounters, OpenDisk};
+use super::choices;
+use super::clock::Clock;
+use super::devices::Panel;
+use super::disks::{self, OpenDisk};
 use super::error::BuildError;
+use super::hardware::Hardware;
 use super::lifecycle::Lifecycle;
-use super::nets::{self, OpenNet, RunningNet};
-use super::virtio::{self, Devices, Transports, Virtio};
+use super::nets::{self, OpenNet};
+use super::shares::Shares;
+use super::virtio::{Transports, Virtio};
 use crate::boot::virtio_mmio::{self, Declaration};
 use crate::boot::{
-    self, BootOptions, Initrd, Kernel, PayloadCache, UserCmdline, acpi, build_cmdline,
-    check_cmdline, mptable,
+    self, BootOptions, Initrd, Kernel, Loaded, PayloadCache, Symbols, UserCmdline, acpi,
+    build_cmdline, check_cmdline, mptable,
 };
 use crate::config::net::NetBackend;
 use crate::config::{
-    self, CmdlineMode, CpusConfig, Irqchip, SerialConfig, Transport, UnpackInitrd, VmConfig,
+    self, CmdlineMode, CpusConfig, SerialConfig, Transport, UnpackInitrd, VmConfig,
 };
-use crate::console::{Console, ConsoleEnd, Input};
-use crate::devices::serial::Serial;
 use crate::devices::virtio::transport::Doorbells;
+use crate::devices::vmgenid::{VmGenid, VmGenidState};
 use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
 use crate::profile::SamplerPlan;
-use crate::vcpu::cpuid::{self, Topology};
+use crate::vcpu::cpuid::{self, Topology, model};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
 use crate::vcpu::tick_pacing::IA32_TSC_DEADLINE;
@@ -51,12 +55,16 @@ pub struct Inputs {
     /// What KVM offers to guests.
     supported: CpuId,
     backend: Backend,
-    /// The kernel's `System.map`, where names for addresses may be wanted.
-    map: Option<File>,
+    /// Names for addresses in the kernel, where they may be wanted.
+    symbols: Option<Symbols>,
     disks: Vec<OpenDisk>,
     nets: Vec<OpenNet>,
     /// How the kernel is told of virtio-mmio devices, if there are any.
     mmio_declaration: Option<Declaration>,
+    /// One for all boots of this VM.
+    generation: VmGenid,
+    /// Its part of the host's processors; given back last.
+    shares: Arc<Shares>,
 }
 
 impl Inputs {
@@ -72,6 +80,8 @@ impl Inputs {
     /// # Errors
     /// [`BuildError`], one line that names the file or the capability.
     pub fn open(config: &VmConfig) -> Result<Self, BuildError> {
+        // Before anything that takes time, or starts a process.
+        let shares = Arc::new(Shares::prepare(config)?);
         let cache = PayloadCache::from_env();
         let kernel = Kernel::open(&config.kernel, &cache)?;
         let kvm = host::open_kvm()?;
@@ -85,7 +95,14 @@ impl Inputs {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(BuildError::SupportedCpuid)?;
-        config::check_memory(config.memory, host::physical_address_bits(&supported))?;
+        let supported = match choices::level(config.cpu_model) {
+            Some(level) => model::restrict(&supported, level, backend.interprets_kernel_code())?,
+            None => supported,
+        };
+        config::check_memory(
+            config.memory.size(),
+            host::physical_address_bits(&supported),
+        )?;
         let unpack = match config.unpack_initrd {
             UnpackInitrd::Always => true,
             UnpackInitrd::Never => false,
@@ -119,9 +136,10 @@ impl Inputs {
         check_cmdline(&cmdline, kernel.cmdline_max())?;
         log::info!("kernel command line: {cmdline}");
         spare_inputs(config)?;
-        let map = (backend.interprets_kernel_code() || config.profile.is_some())
-            .then(|| kernel.open_map())
+        let symbols = (backend.interprets_kernel_code() || config.profile.is_some())
+            .then(|| kernel.symbols(kernel.open_map()))
             .flatten();
+        let generation = VmGenidState::random().map_err(BuildError::GenerationId)?;
         Ok(Self {
             kernel,
             initrd,
@@ -129,11 +147,23 @@ impl Inputs {
             kvm,
             supported,
             backend,
-            map,
+            symbols,
             disks,
             nets,
             mmio_declaration,
+            shares,
+            generation: VmGenid::from_state(generation),
         })
+    }
+
+    /// The disks, which are made into devices once.
+    pub(super) fn take_disks(&mut self) -> Vec<OpenDisk> {
+        mem::take(&mut self.disks)
+    }
+
+    /// The networks, likewise.
+    pub(super) fn take_nets(&mut self) -> Vec<OpenNet> {
+        mem::take(&mut self.nets)
     }
 }
 
@@ -168,35 +198,29 @@ pub struct BuiltVm {
     pub machine: Arc<Machine>,
     /// The vCPUs, the boot processor first.
     pub vcpus: Vec<Vcpu>,
-    /// The serial port, to which input goes.
-    pub serial: Arc<Mutex<Serial>>,
-    /// Where the serial port's output goes.
-    pub output: ConsoleEnd,
-    /// Where the serial port's input comes from.
-    pub input: Option<Input>,
+    /// What a user reaches of it.
+    pub panel: Panel,
     /// The virtio devices, to pause and resume them.
     pub virtio: Virtio,
-    /// What the disks count.
-    pub disk_counters: Vec<DiskCounters>,
-    /// What the network interfaces need until the end, and what they count.
-    pub nets: Vec<RunningNet>,
     /// The breakpoints planted in the guest, where the host needs them.
     pub hooks: Option<Arc<SharedHooks>>,
     /// KVM's side of the VM; closed after the vCPUs.
     pub vm: Arc<VmFd>,
     /// Guest memory; unmapped last.
     pub ram: GuestRam,
+    /// Its part of the host's processors; given back when no thread is left.
+    pub shares: Arc<Shares>,
 }
 
-/// Makes the machine.
+/// Makes a machine round `hardware`, which must be as in the beginning: new, or reset
+/// ([`Hardware::reset`]). So each start of a guest finds the same machine.
 ///
 /// # Errors
 /// [`BuildError`], one line that says what could not be made.
 pub fn build(
     config: &VmConfig,
-    inputs: Inputs,
-    console: Console,
-    started: Instant,
+    inputs: &Inputs,
+    hardware: &Hardware,
 ) -> Result<BuiltVm, BuildError> {
     let Inputs {
         kernel,
@@ -205,32 +229,29 @@ pub fn build(
         kvm,
         supported,
         backend,
-        map,
-        disks,
-        nets,
+        symbols,
         mmio_declaration,
+        shares,
+        generation,
+        ..
     } = inputs;
+    let backend = *backend;
+    let ram = hardware.ram.clone();
 
-    let ram = GuestRam::new(config.memory)?;
     let vm = Arc::new(kvm.create_vm().map_err(BuildError::CreateVm)?);
     place_vmx_pages(&vm, backend)?;
     register_memory(&vm, &ram)?;
 
-    let irqchip = irqchip_mode(config.irqchip, &cmdline);
+    let irqchip = choices::irqchip_mode(config.irqchip, cmdline);
     let interrupts = Arc::new(Interrupts::new(vm.clone(), irqchip, config.cpus.count())?);
-    let vcpu_fds = create_vcpus(&vm, &kvm, &supported, config.cpus)?;
+    let vcpu_fds = create_vcpus(&vm, kvm, supported, config.cpus)?;
 
-    let lifecycle =
-        Arc::new(Lifecycle::new(started, vcpu_fds.len()).map_err(BuildError::EventDescriptor)?);
-    let (writer, input, output) = console.split();
+    let lifecycle = Arc::new(Lifecycle::new(hardware.history.clone(), vcpu_fds.len()));
     let doorbells: Arc<dyn Doorbells> = Arc::new(KvmDoorbells::new(vm.clone()));
-    let Devices {
-        devices,
-        disk_counters,
-        nets,
-    } = virtio::make_devices(disks, nets, config.rng, &ram)?;
+    let devices = &hardware.devices;
     let device_count = devices.len();
     let transports = Transports::new(config.transport, devices, &ram, &interrupts, &doorbells)?;
+    let writer = hardware.console.writer();
     let buses = super::devices::build(&interrupts, &lifecycle, writer, ram.size(), transports)?;
 
     let acpi_config = acpi::AcpiConfig {
@@ -246,17 +267,19 @@ pub fn build(
         },
     };
     let rsdp = acpi::build(&acpi_config, &ram)?;
+    generation.place(&ram)?;
     let mmio_devices = match config.transport {
         Transport::Pci => 0,
         Transport::Mmio => device_count,
     };
     mptable::write(&ram, acpi_config.cpus, acpi_config.legacy_pic, mmio_devices)?;
     let options = BootOptions {
-        protocol: boot_protocol(config.boot_protocol),
+        protocol: choices::boot_protocol(config.boot_protocol),
         rsdp: Some(rsdp),
+        kaslr: choices::kaslr(config.kaslr),
         ..Default::default()
     };
-    let entry = boot::load(&kernel, initrd.as_ref(), &cmdline, &ram, options)?;
+    let Loaded { entry, shift } = boot::load(kernel, initrd.as_ref(), cmdline, &ram, options)?;
     setup::write_boot_tables(&ram, &entry)?;
     if let Some(boot_vcpu) = vcpu_fds.first() {
         let reset = boot_vcpu.get_sregs().map_err(BuildError::Registers)?;
@@ -280,10 +303,10 @@ pub fn build(
         mmio: Arc::new(buses.mmio),
         interrupts,
         lifecycle,
-        symbols: (hooks.is_some() || config.profile.is_some())
-            .then(|| kernel.into_symbols(map))
-            .flatten()
-            .map(Arc::new),
+        symbols: symbols
+            .clone()
+            .map(|symbols| Arc::new(symbols.shifted_by(shift.virtual_))),
+        clock: Clock::new(vm.clone()),
     });
     let vcpus = (0u32..)
         .zip(vcpu_fds)
@@ -302,15 +325,12 @@ pub fn build(
     Ok(BuiltVm {
         machine,
         vcpus,
-        serial: buses.serial,
+        panel: buses.panel,
         virtio: buses.virtio,
-        disk_counters,
-        nets,
-        output,
-        input,
         hooks,
         vm,
         ram,
+        shares: shares.clone(),
     })
 }
 
@@ -343,33 +363,6 @@ fn register_memory(vm: &VmFd, ram: &GuestRam) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// The user's choice in `boot`'s terms, which knows no command line.
-fn boot_protocol(choice: config::BootProtocol) -> boot::BootProtocol {
-    match choice {
-        config::BootProtocol::Auto => boot::BootProtocol::Auto,
-        config::BootProtocol::Linux64 => boot::BootProtocol::Linux64,
-        config::BootProtocol::Pvh => boot::BootProtocol::Pvh,
-    }
-}
-
-/// Kernels told to do without the IOAPIC, or without the tables that describe
-/// it, need a PIC and a PIT.
-fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
-    const NEEDS_PIC: [&str; 4] = ["noapic", "nolapic", "acpi=off", "disableapic"];
-    match choice {
-        Irqchip::Split => IrqchipMode::Split,
-        Irqchip::Kernel => IrqchipMode::Kernel,
-        Irqchip::Auto => {
-            let mut words = cmdline.split_ascii_whitespace();
-            if words.any(|word| NEEDS_PIC.contains(&word)) {
-                IrqchipMode::Kernel
-            } else {
-                IrqchipMode::Split
-            }
-        }
-    }
-}
-
 /// Creates the vCPUs with their CPUID and firmware MSRs; KVM takes a vCPU's id for its APIC id.
 fn create_vcpus(
     vm: &VmFd,
@@ -394,23 +387,8 @@ fn create_vcpus(
         let table = cpuid::for_vcpu(supported, topology, id)?;
         fd.set_cpuid2(&table)
             .map_err(|source| BuildError::Cpuid { id, source })?;
-        msr::set_firmware_msrs(&fd)?;
+        msr::set_firmware_msrs(&fd, table.as_slice())?;
         fds.push(fd);
     }
     Ok(fds)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernels_without_an_ioapic_get_kvms_irqchip() {
-        let auto = |line| irqchip_mode(Irqchip::Auto, line);
-        assert_eq!(auto("console=ttyS0 panic=-1"), IrqchipMode::Split);
-        assert_eq!(auto("console=ttyS0 noapic"), IrqchipMode::Kernel);
-        assert_eq!(auto("acpi=off quiet"), IrqchipMode::Kernel);
-        assert_eq!(irqchip_mode(Irqchip::Split, "noapic"), IrqchipMode::Split);
-        assert_eq!(irqchip_mode(Irqchip::Kernel, ""), IrqchipMode::Kernel);
-    }
 }

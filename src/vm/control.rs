@@ -2,11 +2,18 @@
 //!
 //! One subscriber of the event manager owns the descriptors; its handlers are
 //! short and never wait.
+//!
+//! | signal                    | what happens                                            |
+//! |---------------------------|---------------------------------------------------------|
+//! | SIGINT, SIGHUP, SIGQUIT   | the VM ends at once                                     |
+//! | SIGTERM                   | the power button; at once, if the guest has none, or had it before |
+//! | SIGTSTP                   | the VM is paused, then the process stops                |
+//! | SIGCONT                   | the VM goes on                                          |
 
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -16,14 +23,14 @@ use rustix::time::{
 };
 use thiserror::Error;
 
+use super::devices::Panel;
 use super::exit::ExitReason;
-use super::lifecycle::Lifecycle;
 use crate::console::{Input, Patience, patient};
-use crate::devices::serial::Serial;
 use crate::terminal::{self, RawMode};
+use crate::vcpu::kick;
 
-/// Signals that come as events: the first four end the VM as the user's wish,
-/// the others are the shell's job control.
+/// Signals that come as events: the first four are the user's wish to end the VM,
+/// the others the shell's job control.
 const SIGNALS: [libc::c_int; 6] = [
     libc::SIGINT,
     libc::SIGTERM,
@@ -34,8 +41,8 @@ const SIGNALS: [libc::c_int; 6] = [
 ];
 /// How long a terminal that belongs to somebody else is left alone.
 const BACKGROUND_NAP: Duration = Duration::from_millis(250);
-/// The main thread has better things to wait for than a reader of the help.
-const HELP_PATIENCE: Patience = Patience {
+/// The main thread has better things to wait for than a reader of what it says.
+const SHORT_PATIENCE: Patience = Patience {
     stall: Duration::from_millis(100),
     total: Duration::from_millis(100),
 };
@@ -82,7 +89,6 @@ impl Source {
 /// The way from the user's keyboard (or pipe, or file) to the guest's serial port.
 struct Typing {
     input: Input,
-    serial: Arc<Mutex<Serial>>,
     /// Whether epoll watches the input now.
     watched: bool,
     /// Present for a keyboard: the terminal, restored when this is dropped, and
@@ -106,10 +112,15 @@ impl Signals {
 
 /// Everything the main thread waits for.
 pub struct Control {
-    lifecycle: Arc<Lifecycle>,
+    /// The machine that all this is for.
+    panel: Panel,
     timeout: Option<OwnedFd>,
     signals: OwnedFd,
     typing: Option<Typing>,
+    /// Whether the power button was pressed.
+    pressed: bool,
+    /// Whether the process is to stop.
+    to_stop: bool,
 }
 
 impl Control {
@@ -119,18 +130,49 @@ impl Control {
     /// [`ControlError`] names what the host refused.
     pub fn new(
         signals: Signals,
-        lifecycle: Arc<Lifecycle>,
-        serial: Arc<Mutex<Serial>>,
+        panel: Panel,
         input: Option<Input>,
         timeout: Option<Duration>,
     ) -> Result<Self, ControlError> {
         let timeout = timeout.map(timer_after).transpose();
         Ok(Self {
-            lifecycle,
+            panel,
             timeout: timeout.map_err(ControlError::Timer)?,
             signals: signals.0,
-            typing: input.map(|input| Typing::new(input, serial)).transpose()?,
+            typing: input.map(Typing::new).transpose()?,
+            pressed: false,
+            to_stop: false,
         })
+    }
+
+    /// From now on all this is for another machine.
+    pub fn attend(&mut self, panel: Panel) {
+        self.panel = panel;
+        // Its serial port has room for what is waiting.
+        self.panel.lifecycle.history().wake_main_thread();
+    }
+
+    /// Whether the user wants to have the VM ended by its guest: a reset is as good
+    /// as a power-off then.
+    pub fn power_button_pressed(&self) -> bool {
+        self.pressed
+    }
+
+    /// Whether the process is to stop. The VM should be paused before it does.
+    pub fn is_to_stop(&self) -> bool {
+        self.to_stop
+    }
+
+    /// Stops the process, unless it was continued in the meantime. Returns when it
+    /// goes on.
+    pub fn stop(&mut self) {
+        self.signal();
+        if std::mem::take(&mut self.to_stop) && self.panel.lifecycle.reason().is_none() {
+            tell_of(match self.raw_mode() {
+                Some(raw_mode) => raw_mode.suspend(),
+                None => stop_self(),
+            });
+        }
     }
 
     /// Handles whatever signals have come.
@@ -139,28 +181,50 @@ impl Control {
         while rustix::io::read(&self.signals, &mut info).is_ok() {
             // `ssi_signo` is the first field, a 32-bit number.
             let number = info.first_chunk().map_or(0, |n| u32::from_ne_bytes(*n));
-            let raw_mode = self.typing.as_mut().and_then(Typing::raw_mode);
-            let outcome = match (libc::c_int::try_from(number), raw_mode) {
-                (Ok(libc::SIGTSTP), Some(raw_mode)) => raw_mode.suspend(),
-                (Ok(libc::SIGTSTP), None) => stop_self(),
-                (Ok(libc::SIGCONT), Some(raw_mode)) => raw_mode.resume(),
-                (Ok(libc::SIGCONT), None) => Ok(()),
-                _ => {
-                    self.lifecycle.end(ExitReason::UserQuit);
-                    Ok(())
+            match libc::c_int::try_from(number) {
+                Ok(libc::SIGTSTP) => self.to_stop = true,
+                Ok(libc::SIGCONT) => {
+                    self.to_stop = false;
+                    if let Some(raw_mode) = self.raw_mode() {
+                        tell_of(raw_mode.resume());
+                    }
                 }
-            };
-            if let Err(error) = outcome {
-                log::warn!("cannot follow the shell's job control: {error}");
+                Ok(libc::SIGTERM) if self.press_power_button() => {}
+                _ => {
+                    self.panel.lifecycle.end(ExitReason::UserQuit);
+                }
             }
         }
+    }
+
+    /// Has the guest power itself off, if it can be asked to: once, and if it listens.
+    fn press_power_button(&mut self) -> bool {
+        if self.pressed {
+            return false;
+        }
+        let power = self.panel.power.lock();
+        let mut power = power.unwrap_or_else(PoisonError::into_inner);
+        self.pressed = power.listens();
+        if self.pressed {
+            power.press_power_button();
+        } else {
+            drop(power);
+            let line = "mayfly: the guest does not listen to its power button: ending it\n";
+            // Whoever does not read it will see the exit code.
+            let _ = patient::write_all(io::stderr(), line.as_bytes(), SHORT_PATIENCE);
+        }
+        self.pressed
+    }
+
+    fn raw_mode(&mut self) -> Option<&mut RawMode> {
+        self.typing.as_mut().and_then(Typing::raw_mode)
     }
 
     fn type_in(&mut self, ops: &mut EventOps, readable: bool) {
         let Some(typing) = &mut self.typing else {
             return;
         };
-        if !typing.step(&self.lifecycle, ops, readable) {
+        if !typing.step(&self.panel, ops, readable) {
             typing.watch(ops, false);
             self.typing = None;
         }
@@ -168,7 +232,7 @@ impl Control {
 }
 
 impl Typing {
-    fn new(input: Input, serial: Arc<Mutex<Serial>>) -> Result<Self, ControlError> {
+    fn new(input: Input) -> Result<Self, ControlError> {
         let keyboard = match input.is_keyboard() {
             true => RawMode::enter(&input).map_err(ControlError::Terminal)?,
             false => None,
@@ -179,7 +243,6 @@ impl Typing {
             .map_err(ControlError::Timer)?;
         Ok(Self {
             input,
-            serial,
             watched: false,
             keyboard,
         })
@@ -191,10 +254,10 @@ impl Typing {
 
     /// Moves input on towards the guest as far as it goes now. False when all
     /// of it has been delivered and no more will come.
-    fn step(&mut self, lifecycle: &Lifecycle, ops: &mut EventOps, readable: bool) -> bool {
+    fn step(&mut self, panel: &Panel, ops: &mut EventOps, readable: bool) -> bool {
         let mut readable = readable;
         loop {
-            self.deliver();
+            self.deliver(panel);
             // A regular file is always readable.
             let can_read = readable || !self.input.pollable();
             if !(self.input.wants_more() && can_read) {
@@ -203,11 +266,11 @@ impl Typing {
             readable = false;
             let received = self.input.receive();
             if received.quit {
-                lifecycle.end(ExitReason::UserQuit);
+                panel.lifecycle.end(ExitReason::UserQuit);
             }
             if received.help {
                 // Whoever cannot be told keeps his terminal as it is.
-                let _ = patient::write_all(io::stderr(), terminal::HELP.as_bytes(), HELP_PATIENCE);
+                let _ = patient::write_all(io::stderr(), terminal::HELP.as_bytes(), SHORT_PATIENCE);
             }
             if received.in_background {
                 self.nap(ops);
@@ -219,10 +282,10 @@ impl Typing {
         more || !self.input.pending().is_empty()
     }
 
-    fn deliver(&mut self) {
+    fn deliver(&mut self, panel: &Panel) {
         let pending = self.input.pending();
         if !pending.is_empty() {
-            let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut serial = panel.serial.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = serial.enqueue(pending);
             drop(serial);
             self.input.consume(taken);
@@ -277,8 +340,9 @@ fn readable(fd: RawFd, source: Source) -> Events {
 impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps) {
         let nap = self.typing.as_ref().and_then(|t| t.keyboard.as_ref());
+        let wake_up = self.panel.lifecycle.history().wake_up();
         let watched = [
-            (Some(self.lifecycle.wake_up().as_raw_fd()), Source::WakeUp),
+            (Some(wake_up.as_raw_fd()), Source::WakeUp),
             (Some(self.signals.as_raw_fd()), Source::Signal),
             (
                 self.timeout.as_ref().map(OwnedFd::as_raw_fd),
@@ -291,7 +355,7 @@ impl MutEventSubscriber for Control {
                 && let Err(error) = ops.add(readable(fd, source))
             {
                 let message = format!("cannot wait for events: {error:?}");
-                self.lifecycle.end(ExitReason::HostError { message });
+                self.panel.lifecycle.end(ExitReason::HostError { message });
             }
         }
         if let Some(typing) = &mut self.typing {
@@ -303,14 +367,14 @@ impl MutEventSubscriber for Control {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match Source::of(events) {
             // The end is noticed by whoever waits here for it.
-            Some(Source::WakeUp) if self.lifecycle.reason().is_some() => {}
+            Some(Source::WakeUp) if self.panel.lifecycle.reason().is_some() => {}
             Some(Source::WakeUp) => {
-                let _ = self.lifecycle.wake_up().read();
+                let _ = self.panel.lifecycle.history().wake_up().read();
                 self.type_in(ops, false);
             }
             None => {}
             Some(Source::Timeout) => {
-                self.lifecycle.end(ExitReason::Timeout);
+                self.panel.lifecycle.end(ExitReason::Timeout);
             }
             Some(Source::Signal) => self.signal(),
             Some(Source::Input) => self.type_in(ops, true),
@@ -320,6 +384,12 @@ impl MutEventSubscriber for Control {
                 }
             }
         }
+    }
+}
+
+fn tell_of(job_control: io::Result<()>) {
+    if let Err(error) = job_control {
+        log::warn!("cannot follow the shell's job control: {error}");
     }
 }
 
@@ -359,23 +429,44 @@ fn arm(timer: &OwnedFd, after: Duration) -> io::Result<()> {
 
 /// Blocks [`SIGNALS`] and gives a descriptor that becomes readable when one comes.
 fn signal_descriptor() -> io::Result<OwnedFd> {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set; the other calls get that set,
-    // valid signal numbers and no output pointer; the descriptor that signalfd
-    // returns belongs to nobody else.
+    let set = signal_set(&SIGNALS);
+    let before = change_mask(libc::SIG_BLOCK, &set)?;
+    // Whoever started the process may have left it with signals blocked; without this
+    // one no vCPU could be called out of its guest.
+    // SAFETY: the set is one that the kernel has filled in, the number a signal's.
+    if unsafe { libc::sigismember(&before, kick::signal()) } == 1 {
+        change_mask(libc::SIG_UNBLOCK, &signal_set(&[kick::signal()]))?;
+    }
+    // SAFETY: the set is initialised; the descriptor that signalfd returns belongs to
+    // nobody else.
     unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in SIGNALS {
-            libc::sigaddset(set.as_mut_ptr(), signal);
-        }
-        let error = libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        let fd = libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        let fd = libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+fn signal_set(signals: &[libc::c_int]) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set; sigaddset gets that set and valid
+    // signal numbers.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        for signal in signals {
+            libc::sigaddset(set.as_mut_ptr(), *signal);
+        }
+        set.assume_init()
+    }
+}
+
+/// Changes which signals this thread blocks; gives what it blocked before.
+fn change_mask(how: libc::c_int, set: &libc::sigset_t) -> io::Result<libc::sigset_t> {
+    let mut before = signal_set(&[]);
+    // SAFETY: both sets are initialised and live through the call.
+    match unsafe { libc::pthread_sigmask(how, set, &mut before) } {
+        0 => Ok(before),
+        error => Err(io::Error::from_raw_os_error(error)),
     }
 }

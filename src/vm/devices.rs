@@ -19,14 +19,25 @@ use crate::devices::{BusDevice, EventSink};
 use crate::interrupts::Interrupts;
 use crate::memory::layout;
 
+/// What a user reaches of a machine: the front of its case, so to speak.
+#[derive(Clone)]
+pub struct Panel {
+    /// To end it.
+    pub lifecycle: Arc<Lifecycle>,
+    /// What is typed goes there.
+    pub serial: Arc<Mutex<Serial>>,
+    /// The power button.
+    pub power: Arc<Mutex<AcpiPower>>,
+}
+
 /// The buses, and the devices that others than the guest talk to.
 pub struct Buses {
     /// Port space.
     pub pio: Bus,
     /// Guest-physical addresses.
     pub mmio: Bus,
-    /// The serial port.
-    pub serial: Arc<Mutex<Serial>>,
+    /// What a user reaches of the machine.
+    pub panel: Panel,
     /// The virtio devices.
     pub virtio: Virtio,
 }
@@ -43,7 +54,17 @@ pub fn build(
     virtio: Transports,
 ) -> Result<Buses, BuildError> {
     let serial = Arc::new(Mutex::new(serial_port(interrupts, lifecycle, output)));
-    let mut pio = port_bus(interrupts, lifecycle, serial.clone(), memory)?;
+    let power = Arc::new(Mutex::new(AcpiPower::from_state(
+        AcpiPowerState::default(),
+        interrupts.line(layout::IRQ_SCI),
+        lifecycle.clone(),
+    )));
+    let panel = Panel {
+        lifecycle: lifecycle.clone(),
+        serial,
+        power,
+    };
+    let mut pio = port_bus(&panel, memory)?;
     let mut mmio = Bus::new();
     if let Some(ioapic) = interrupts.ioapic() {
         mmio.insert(layout::IOAPIC_ADDR, layout::IOAPIC_SIZE, ioapic)?;
@@ -55,13 +76,13 @@ pub fn build(
     Ok(Buses {
         pio,
         mmio,
-        serial,
+        panel,
         virtio,
     })
 }
 
 fn serial_port(interrupts: &Interrupts, lifecycle: &Lifecycle, output: OutputWriter) -> Serial {
-    let main_thread = lifecycle.wake_up().clone();
+    let main_thread = lifecycle.history().wake_up().clone();
     Serial::from_state(
         SerialState::default(),
         interrupts.line(layout::IRQ_SERIAL),
@@ -72,18 +93,13 @@ fn serial_port(interrupts: &Interrupts, lifecycle: &Lifecycle, output: OutputWri
 }
 
 /// The ports of a PC that this machine has.
-fn port_bus(
-    interrupts: &Interrupts,
-    lifecycle: &Arc<Lifecycle>,
-    serial: Arc<Mutex<Serial>>,
-    memory: u64,
-) -> Result<Bus, BusError> {
-    let events = || -> Arc<dyn EventSink> { lifecycle.clone() };
+fn port_bus(panel: &Panel, memory: u64) -> Result<Bus, BusError> {
+    let events = || -> Arc<dyn EventSink> { panel.lifecycle.clone() };
     let mut bus = Bus::new();
     let mut add = |port: u16, len: u64, device: Arc<Mutex<dyn BusDevice>>| {
         bus.insert(u64::from(port), len, device)
     };
-    add(layout::PORT_SERIAL, serial::LEN, serial)?;
+    add(layout::PORT_SERIAL, serial::LEN, panel.serial.clone())?;
     add(
         layout::PORT_I8042,
         i8042::LEN,
@@ -115,11 +131,7 @@ fn port_bus(
     add(
         layout::PORT_ACPI_PM1A_EVT,
         acpi_power::LEN,
-        shared(AcpiPower::from_state(
-            AcpiPowerState::default(),
-            interrupts.line(layout::IRQ_SCI),
-            events(),
-        )),
+        panel.power.clone(),
     )?;
     Ok(bus)
 }

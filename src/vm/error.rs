@@ -23,6 +23,7 @@ use crate::memory::layout::TooManyDevices;
 use crate::one_line::one_line;
 use crate::profile::ProfileError;
 use crate::vcpu::cpuid::CpuidError;
+use crate::vcpu::cpuid::model::ModelError;
 use crate::vcpu::msr::MsrError;
 use crate::vm::control::ControlError;
 
@@ -47,6 +48,9 @@ pub enum BuildError {
     /// The interrupt controllers.
     #[error(transparent)]
     Interrupts(#[from] InterruptError),
+    /// The VM generation id.
+    #[error("cannot draw the VM's generation id from the host's random numbers")]
+    GenerationId(#[source] rustix::io::Errno),
     /// ACPI tables.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
@@ -80,6 +84,9 @@ pub enum BuildError {
     /// The CPUID table.
     #[error(transparent)]
     CpuidTable(#[from] CpuidError),
+    /// `--cpu`.
+    #[error(transparent)]
+    CpuModel(#[from] ModelError),
     /// The firmware's MSRs.
     #[error(transparent)]
     Msr(#[from] MsrError),
@@ -140,6 +147,9 @@ pub enum BuildError {
     /// epoll.
     #[error("cannot wait for events: {0}")]
     EventLoop(String),
+    /// sched_getaffinity.
+    #[error("cannot tell which host CPUs there are for --cpu-pin")]
+    Affinity(#[source] std::io::Error),
     /// sigaction.
     #[error("cannot install the signal that stops vCPUs")]
     Kick(#[source] vmm_sys_util::errno::Error),
@@ -165,6 +175,7 @@ impl BuildError {
         match self {
             Self::Boot(_)
             | Self::Config(_)
+            | Self::CpuModel(_)
             | Self::Console(_)
             | Self::Memory(_)
             | Self::MmioDevices(_)

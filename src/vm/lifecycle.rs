@@ -1,4 +1,5 @@
-//! The life of a VM: it runs, may be paused, and ends once, for one reason.
+//! The life of a VM from one reset to the next: it runs, may be paused, and ends once,
+//! for one reason.
 //!
 //! ```text
 //!  Running ⇄ Paused ─► Stopped (ExitReason)
@@ -6,7 +7,8 @@
 //!
 //! Whoever has a reason to end the VM (a device, a vCPU, a signal, the timer)
 //! calls [`Lifecycle::end`]; the first reason counts. Devices do so through
-//! [`EventSink`].
+//! [`EventSink`]. Where a reset is not the end (`--reboot`), what follows it is a
+//! [`Lifecycle`] of its own; a [`History`] goes through all of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError};
@@ -40,12 +42,12 @@ impl Moment {
     }
 }
 
-/// The state of a VM as a whole, shared by its threads.
-pub struct Lifecycle {
+/// What goes on when a guest resets: the clock of the report, and what was told.
+pub struct History {
     started: Instant,
-    gate: Gate,
-    reason: Mutex<Option<ExitReason>>,
     wake_up: Arc<EventFd>,
+    /// Whether a VM starts again after a reset.
+    reboots: bool,
     /// When the first vCPU entered the guest.
     pub first_instruction: Moment,
     /// When the guest wrote the boot timer.
@@ -54,17 +56,17 @@ pub struct Lifecycle {
     crash_loaded: Once,
 }
 
-impl Lifecycle {
-    /// A VM about to run on `vcpus` threads, in a process that started at `started`.
+impl History {
+    /// Of a process that started at `started`. `reboots` is whether a reset is
+    /// followed by another start, and so not yet an end.
     ///
     /// # Errors
     /// What eventfd says.
-    pub fn new(started: Instant, vcpus: usize) -> std::io::Result<Self> {
+    pub fn new(started: Instant, reboots: bool) -> std::io::Result<Self> {
         Ok(Self {
             started,
-            gate: Gate::new(vcpus),
-            reason: Mutex::new(None),
             wake_up: Arc::new(EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?),
+            reboots,
             first_instruction: Moment::default(),
             userspace: Moment::default(),
             crash_loaded: Once::new(),
@@ -76,47 +78,81 @@ impl Lifecycle {
         self.started
     }
 
-    /// The gate of the vCPU threads.
-    pub fn gate(&self) -> &Gate {
-        &self.gate
-    }
-
     /// Written to when the main thread is to look: the VM has ended, or the
     /// serial port has room for input.
     pub fn wake_up(&self) -> &Arc<EventFd> {
         &self.wake_up
     }
 
+    /// Has the main thread look.
+    pub fn wake_main_thread(&self) {
+        // An eventfd write of 1 fails only if the counter is full, and then it is readable.
+        let _ = self.wake_up.write(1);
+    }
+}
+
+/// The state of a VM as a whole, shared by its threads.
+pub struct Lifecycle {
+    history: Arc<History>,
+    gate: Gate,
+    reason: Mutex<Option<ExitReason>>,
+}
+
+impl Lifecycle {
+    /// A VM about to run on `vcpus` threads.
+    pub fn new(history: Arc<History>, vcpus: usize) -> Self {
+        Self {
+            history,
+            gate: Gate::new(vcpus),
+            reason: Mutex::new(None),
+        }
+    }
+
+    /// What goes on when the guest resets.
+    pub fn history(&self) -> &Arc<History> {
+        &self.history
+    }
+
+    /// The gate of the vCPU threads.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
     /// Ends the VM. The first reason stays, later ones are dropped; false says
-    /// that there was one before.
+    /// that there was one before. A reset that is not the end is no such reason: a
+    /// guest that resets all the time could not be ended otherwise.
     pub fn end(&self, reason: ExitReason) -> bool {
-        let is_first = self.end_from_vcpu(reason);
-        self.wake_main_thread();
+        let is_first = self.note(reason, self.history.reboots);
+        self.history.wake_main_thread();
         is_first
     }
 
     /// The same for a vCPU's own thread, which leaves then and wakes the main thread
     /// as it does ([`Lifecycle::vcpu_left`]): earlier, that would find it still there.
+    /// Of what the guest asks for the first counts in any case.
     pub fn end_from_vcpu(&self, reason: ExitReason) -> bool {
+        self.note(reason, false)
+    }
+
+    fn note(&self, reason: ExitReason, over_reset: bool) -> bool {
         let mut slot = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_first = slot.is_none();
-        if is_first {
+        let is_free = match &*slot {
+            None => true,
+            Some(ExitReason::Reset) => over_reset,
+            Some(_) => false,
+        };
+        if is_free {
             *slot = Some(reason);
         }
         drop(slot);
         self.gate.stop();
-        is_first
+        is_free
     }
 
     /// A vCPU's thread is about to end.
     pub fn vcpu_left(&self) {
         self.gate.leave();
-        self.wake_main_thread();
-    }
-
-    fn wake_main_thread(&self) {
-        // An eventfd write of 1 fails only if the counter is full, and then it is readable.
-        let _ = self.wake_up.write(1);
+        self.history.wake_main_thread();
     }
 
     /// Why the VM ended, once it has.
@@ -139,10 +175,13 @@ impl EventSink for Lifecycle {
             GuestEvent::Status(value) => ExitReason::from_guest_status(value),
             GuestEvent::CrashLoaded => {
                 return self
+                    .history
                     .crash_loaded
                     .call_once(|| log::warn!("the guest kernel has panicked"));
             }
-            GuestEvent::UserspaceReached => return self.userspace.reached(self.started),
+            GuestEvent::UserspaceReached => {
+                return self.history.userspace.reached(self.history.started);
+            }
         };
         if let (true, GuestEvent::Status(value)) = (self.end_from_vcpu(reason), event)
             && value > u32::from(GUEST_STATUS_MAX)
@@ -157,34 +196,46 @@ mod tests {
     use super::*;
     use crate::vcpu::gate::GateState;
 
-    fn lifecycle() -> Lifecycle {
-        Lifecycle::new(Instant::now(), 1).unwrap()
+    fn lifecycle(reboots: bool) -> Lifecycle {
+        Lifecycle::new(Arc::new(History::new(Instant::now(), reboots).unwrap()), 1)
     }
 
     #[test]
     fn the_first_reason_counts() {
-        let vm = lifecycle();
+        let vm = lifecycle(false);
         assert_eq!(vm.reason(), None);
         assert!(vm.end(ExitReason::GuestStatus { status: 3 }));
         assert!(!vm.end(ExitReason::Timeout));
         vm.guest_event(GuestEvent::Reset);
         assert_eq!(vm.reason(), Some(ExitReason::GuestStatus { status: 3 }));
         assert_eq!(vm.gate().state(), GateState::Stopped);
-        assert_eq!(vm.wake_up().read().unwrap(), 2);
+        assert_eq!(vm.history().wake_up().read().unwrap(), 2);
         vm.vcpu_left();
-        assert_eq!(vm.wake_up().read().unwrap(), 1);
+        assert_eq!(vm.history().wake_up().read().unwrap(), 1);
         assert!(vm.gate().all_left());
     }
 
     #[test]
+    fn a_reset_that_is_not_the_end_keeps_nobody_from_ending_the_vm() {
+        let vm = lifecycle(true);
+        vm.guest_event(GuestEvent::Reset);
+        vm.guest_event(GuestEvent::PowerOff);
+        assert_eq!(vm.reason(), Some(ExitReason::Reset));
+        assert!(vm.end(ExitReason::UserQuit));
+        assert!(!vm.end(ExitReason::Timeout));
+        vm.guest_event(GuestEvent::Reset);
+        assert_eq!(vm.reason(), Some(ExitReason::UserQuit));
+    }
+
+    #[test]
     fn milestones_do_not_end_a_vm_and_keep_their_first_moment() {
-        let vm = lifecycle();
+        let vm = lifecycle(false);
         vm.guest_event(GuestEvent::UserspaceReached);
-        let first = vm.userspace.ms().unwrap();
+        let first = vm.history().userspace.ms().unwrap();
         vm.guest_event(GuestEvent::UserspaceReached);
         vm.guest_event(GuestEvent::CrashLoaded);
-        assert_eq!(vm.userspace.ms(), Some(first));
+        assert_eq!(vm.history().userspace.ms(), Some(first));
         assert_eq!(vm.reason(), None);
-        assert_eq!(vm.first_instruction.ms(), None);
+        assert_eq!(vm.history().first_instruction.ms(), None);
     }
 }

@@ -2,21 +2,25 @@
 
 pub mod advice;
 pub mod builder;
+mod choices;
+pub mod clock;
 pub mod control;
 mod devices;
 pub mod disks;
 pub mod error;
 pub mod exit;
+pub mod hardware;
 pub mod lifecycle;
 pub mod nets;
 pub mod report;
 pub mod running;
+mod session;
+pub mod shares;
+pub mod tally;
 pub mod virtio;
 
 use std::io;
-use std::time::{Duration, Instant};
-
-use event_manager::{EventManager, SubscriberOps};
+use std::time::Instant;
 
 use crate::config::VmConfig;
 use crate::console::{Console, Patience, patient};
@@ -25,16 +29,10 @@ use crate::profile::Profile;
 use builder::Inputs;
 use control::{Control, Signals};
 use error::BuildError;
-use lifecycle::Lifecycle;
-use running::RunningVm;
+use hardware::Hardware;
+use session::{Events, Records};
 
 pub use report::{Milestones, Report};
-
-/// How long the serial output may wait for its thread at the beginning: a VM that
-/// is over by then does without. Nobody sees that the first line came later.
-const WRITER_DELAY: Duration = Duration::from_millis(10);
-/// Epoll's word for no timeout.
-const FOR_EVER: i32 = -1;
 
 /// Makes the machine that `config` describes, runs it to its end, and tells
 /// what happened. `started` is when the process started.
@@ -46,7 +44,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Report {
 }
 
 fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
-    let inputs = Inputs::open(config)?;
+    let mut inputs = Inputs::open(config)?;
     let mut profile = config.profile.as_ref().map(Profile::open).transpose()?;
     // Before the first thread starts, after what may take a while.
     let signals = Signals::block()?;
@@ -58,47 +56,43 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
     for tap in inputs.new_taps(config) {
         tell(&format!("tap {tap}"));
     }
-    let mut built = builder::build(config, inputs, console, started)?;
-    let lifecycle = built.machine.lifecycle.clone();
-    let control = Control::new(
-        signals,
-        lifecycle.clone(),
-        built.serial.clone(),
-        built.input.take(),
-        config.timeout,
+    let mut hardware = Hardware::new(config, &mut inputs, console, started)?;
+    let built = builder::build(config, &inputs, &hardware)?;
+    let input = hardware.take_input();
+    let control = Control::new(signals, built.panel.clone(), input, config.timeout)?;
+    let mut events = Events::new(control)?;
+    // Who does not start again needs none of it any more.
+    let inputs = config.reboot.then_some(inputs);
+    let records = Records::new(profile.as_mut());
+    let course = session::run(
+        config,
+        inputs.as_ref(),
+        &hardware,
+        built,
+        &mut events,
+        records,
     )?;
-    let mut events = event_loop(control)?;
-    let vm = RunningVm::start(built)?;
-    if let Err(error) = events_until_end(&mut events, &vm, &lifecycle) {
-        // The guest has run: its end is told like any other, output and all.
-        lifecycle.end(error.reason());
-    }
-    let ended = vm.finish();
-    if let Some(profile) = &mut profile {
-        profile.add(&ended.samples, ended.symbols.as_deref());
-    }
+    let history = hardware.history.clone();
+    let remains = hardware.finish();
     let profile = profile.map(|profile| match profile.write() {
         Ok(table) => table,
         Err(error) => format!("mayfly: {}\n", one_line(&error)),
     });
     Ok(Report {
-        reason: ended.reason,
+        reason: course.reason,
         ms: Milestones {
-            first_instruction: lifecycle.first_instruction.ms(),
-            first_serial_byte: ended.first_serial_byte,
-            userspace: lifecycle.userspace.ms(),
+            first_instruction: history.first_instruction.ms(),
+            first_serial_byte: remains.first_serial_byte,
+            userspace: history.userspace.ms(),
             end: report::millis(started.elapsed()),
         },
-        exits: ended.exits,
-        emulated: ended.emulated,
-        hooks_planted: ended.hooks_planted,
-        ticks_held_back: ended.ticks_held_back,
-        undefined_in_user_mode: ended.undefined_in_user_mode,
-        serial_lost: ended.output.map_or(0, |output| output.lost),
-        disks: ended.disks,
-        nets: ended.nets,
+        reboots: course.reboots,
+        tally: course.tally,
+        serial_lost: remains.output.lost,
+        disks: remains.disks,
+        nets: remains.nets,
         profile,
-        line_open: ended.output.is_some_and(|output| output.line_open),
+        line_open: remains.output.line_open,
     })
 }
 
@@ -107,38 +101,4 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
 fn tell(what: &str) {
     let line = format!("mayfly: {what}\n");
     let _ = patient::write_all(io::stderr(), line.as_bytes(), Patience::default());
-}
-
-/// Serves the main thread's events until the VM has ended. The serial output's
-/// thread is started when the VM has lived for a moment, beside the guest.
-fn events_until_end(
-    events: &mut EventManager<Control>,
-    vm: &RunningVm,
-    lifecycle: &Lifecycle,
-) -> Result<(), BuildError> {
-    let writer_due = Instant::now() + WRITER_DELAY;
-    let mut writer_runs = false;
-    while lifecycle.reason().is_none() {
-        let left = writer_due.saturating_duration_since(Instant::now());
-        if !writer_runs && left.is_zero() {
-            vm.start_writer()?;
-            writer_runs = true;
-        }
-        let timeout = match writer_runs {
-            true => FOR_EVER,
-            // Rounded up, or the last part of a millisecond would be spent awake.
-            false => i32::try_from(left.as_millis()).map_or(FOR_EVER, |ms| ms.saturating_add(1)),
-        };
-        events
-            .run_with_timeout(timeout)
-            .map_err(|error| BuildError::EventLoop(format!("{error:?}")))?;
-    }
-    Ok(())
-}
-
-fn event_loop(control: Control) -> Result<EventManager<Control>, BuildError> {
-    let failed = |error| BuildError::EventLoop(format!("{error:?}"));
-    let mut events = EventManager::new().map_err(failed)?;
-    events.add_subscriber(control);
-    Ok(events)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Serialize, Serializer};
 
 use super::exit::ExitReason;
+use super::tally::Tally;
 use crate::devices::virtio::block::BlockTotals;
 use crate::devices::virtio::net::NetTotals;
 
@@ -55,16 +56,10 @@ pub struct Report {
     pub reason: ExitReason,
     /// When things happened.
     pub ms: Milestones,
-    /// Exits from KVM_RUN by kind, over all vCPUs.
-    pub exits: BTreeMap<String, u64>,
-    /// Instructions that the fallback emulator executed, by mnemonic.
-    pub emulated: BTreeMap<String, u64>,
-    /// Breakpoints that Mayfly planted in the guest.
-    pub hooks_planted: u64,
-    /// Timer deadlines that were put off because the guest could not afford them.
-    pub ticks_held_back: u64,
-    /// Instructions of user code that nobody knew how to interpret: the program got `#UD`.
-    pub undefined_in_user_mode: u64,
+    /// How often the guest has reset itself and was started again.
+    pub reboots: u64,
+    /// What was counted, over all vCPUs and all starts.
+    pub tally: Tally,
     /// Serial output that nobody took, in bytes.
     pub serial_lost: u64,
     /// What each disk has served.
@@ -85,6 +80,7 @@ struct Line<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<&'a str>,
     ms: &'a Milestones,
+    reboots: u64,
     exits: &'a BTreeMap<String, u64>,
     emulated: &'a BTreeMap<String, u64>,
     hooks_planted: u64,
@@ -104,11 +100,8 @@ impl Report {
                 end: millis(started.elapsed()),
                 ..Milestones::default()
             },
-            exits: BTreeMap::new(),
-            emulated: BTreeMap::new(),
-            hooks_planted: 0,
-            ticks_held_back: 0,
-            undefined_in_user_mode: 0,
+            reboots: 0,
+            tally: Tally::default(),
             serial_lost: 0,
             disks: Vec::new(),
             nets: Vec::new(),
@@ -125,11 +118,12 @@ impl Report {
             exit_code: self.reason.code(),
             message: self.message(),
             ms: &self.ms,
-            exits: &self.exits,
-            emulated: &self.emulated,
-            hooks_planted: self.hooks_planted,
-            ticks_held_back: self.ticks_held_back,
-            undefined_in_user_mode: self.undefined_in_user_mode,
+            reboots: self.reboots,
+            exits: &self.tally.exits,
+            emulated: &self.tally.emulated,
+            hooks_planted: self.tally.hooks_planted,
+            ticks_held_back: self.tally.ticks_held_back,
+            undefined_in_user_mode: self.tally.undefined_in_user_mode,
             serial_lost: self.serial_lost,
             disks: &self.disks,
             nets: &self.nets,
@@ -212,7 +206,11 @@ mod tests {
                 userspace: None,
                 end: 1500.0,
             },
-            exits: BTreeMap::from([("io-out".to_owned(), 7)]),
+            reboots: 2,
+            tally: Tally {
+                exits: BTreeMap::from([("io-out".to_owned(), 7)]),
+                ..Tally::default()
+            },
             disks: vec![DiskReport {
                 name: "vda".to_owned(),
                 totals: BlockTotals {
@@ -240,6 +238,7 @@ mod tests {
         assert_eq!(value["exit_code"], 42);
         assert_eq!(value["ms"]["first_instruction"], 1.235);
         assert_eq!(value["ms"]["userspace"], Value::Null);
+        assert_eq!(value["reboots"], 2);
         assert_eq!(value["exits"]["io-out"], 7);
         assert_eq!(value["emulated"], serde_json::json!({}));
         assert_eq!(value["hooks_planted"], 0);

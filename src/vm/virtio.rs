@@ -10,8 +10,8 @@ use crate::config::Transport;
 use crate::devices::bus::{Bus, BusError};
 use crate::devices::pci::PciRoot;
 use crate::devices::reset_control::{ResetControl, ResetControlState};
-use crate::devices::virtio::device::VirtioDevice;
 use crate::devices::virtio::front::Front;
+use crate::devices::virtio::lent::Kept;
 use crate::devices::virtio::rng::Rng;
 use crate::devices::virtio::transport::Doorbells;
 use crate::devices::virtio::transport::mmio::MmioTransport;
@@ -20,11 +20,11 @@ use crate::interrupts::Interrupts;
 use crate::memory::GuestRam;
 use crate::memory::layout::{self, VIRTIO_MMIO_SIZE};
 
-/// Devices that wait for a transport.
+/// Devices that wait for a machine.
 #[derive(Default)]
 pub struct Devices {
     /// In the order in which the guest finds them.
-    pub devices: Vec<Box<dyn VirtioDevice>>,
+    pub devices: Vec<Kept>,
     /// What the disks among them count.
     pub disk_counters: Vec<DiskCounters>,
     /// What the network interfaces among them need until the end.
@@ -55,7 +55,7 @@ impl Transports {
     /// [`BuildError`] if there are more than places, or no descriptors for them.
     pub fn new(
         transport: Transport,
-        devices: Vec<Box<dyn VirtioDevice>>,
+        devices: &[Kept],
         ram: &GuestRam,
         interrupts: &Interrupts,
         doorbells: &Arc<dyn Doorbells>,
@@ -63,7 +63,7 @@ impl Transports {
         if transport == Transport::Mmio || devices.is_empty() {
             let slots = layout::virtio_mmio_slots(devices.len())?;
             let mut placed = Vec::with_capacity(devices.len());
-            for (device, slot) in devices.into_iter().zip(slots) {
+            for (device, slot) in devices.iter().zip(slots) {
                 let front = front(device, ram)?;
                 let irq = interrupts.edge_irqfd(slot.gsi)?;
                 let registers = MmioTransport::new(front, irq, &**doorbells, slot.addr);
@@ -152,21 +152,21 @@ pub fn make_devices(
     let mut made = Devices::default();
     for disk in disks {
         let (block, counted) = disk.start(ram)?;
-        made.devices.push(Box::new(block));
+        made.devices.push(Kept::new(block));
         made.disk_counters.push(counted);
     }
     for net in nets {
         let (net, running) = net.start(ram)?;
-        made.devices.push(Box::new(net));
+        made.devices.push(Kept::new(net));
         made.nets.push(running);
     }
     if rng {
         let rng = Rng::start().map_err(BuildError::Rng)?;
-        made.devices.push(Box::new(rng));
+        made.devices.push(Kept::new(rng));
     }
     Ok(made)
 }
 
-fn front(device: Box<dyn VirtioDevice>, ram: &GuestRam) -> Result<Front, BuildError> {
-    Front::new(device, ram.clone()).map_err(BuildError::EventDescriptor)
+fn front(device: &Kept, ram: &GuestRam) -> Result<Front, BuildError> {
+    Front::new(device.lend(), ram.clone()).map_err(BuildError::EventDescriptor)
 }

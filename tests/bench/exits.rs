@@ -122,7 +122,7 @@ fn least_loop(guest: &Path, exits: u64, port: u16) -> Result<f64, Box<dyn Error>
     vcpu.set_cpuid2(&kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?)?;
     let kernel = Kernel::open(guest, &PayloadCache::none())?;
     let cmdline = guest_arguments(exits, port);
-    let entry = boot::load(&kernel, None, &cmdline, &ram, BootOptions::default())?;
+    let entry = boot::load(&kernel, None, &cmdline, &ram, BootOptions::default())?.entry;
     setup::write_boot_tables(&ram, &entry)?;
     vcpu.set_sregs(&setup::boot_sregs(&vcpu.get_sregs()?, &entry))?;
     vcpu.set_regs(&setup::boot_regs(&entry))?;

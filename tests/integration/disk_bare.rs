@@ -8,10 +8,13 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mayfly::config::{CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, SerialConfig, VmConfig};
+use mayfly::config::{
+    CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, MemoryConfig, SerialConfig, VmConfig,
+};
 use mayfly::console::Console;
 use mayfly::vm::builder::{self, Inputs};
 use mayfly::vm::exit::ExitReason;
+use mayfly::vm::hardware::Hardware;
 use mayfly::vm::running::RunningVm;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -280,7 +283,7 @@ fn pauses_lose_no_request() {
     let image = Image::new();
     let mut config = VmConfig::new(bare("blk_bench"));
     config.serial = SerialConfig::Null;
-    config.memory = 64 << 20;
+    config.memory = MemoryConfig::new(64 << 20);
     config.cmdline = CmdlineConfig {
         mode: CmdlineMode::Replace,
         text: "bare.count=40000 bare.depth=32 bare.random=1".into(),
@@ -288,12 +291,12 @@ fn pauses_lose_no_request() {
     let mut disk = DiskConfig::new(image.path());
     disk.format = DiskFormat::Raw;
     config.disks.push(disk);
-    let inputs = Inputs::open(&config).expect("this test needs /dev/kvm");
+    let mut inputs = Inputs::open(&config).expect("this test needs /dev/kvm");
     let console = Console::open(&config.serial).unwrap();
-    let built = builder::build(&config, inputs, console, Instant::now()).unwrap();
+    let hardware = Hardware::new(&config, &mut inputs, console, Instant::now()).unwrap();
+    let built = builder::build(&config, &inputs, &hardware).unwrap();
     let lifecycle = built.machine.lifecycle.clone();
     let vm = RunningVm::start(built).unwrap();
-    vm.start_writer().unwrap();
     let mut pauses = 0;
     while lifecycle.reason().is_none() {
         vm.pause();
@@ -304,7 +307,7 @@ fn pauses_lose_no_request() {
     let ended = vm.finish();
     println!("{pauses} pauses");
     assert_eq!(ended.reason, ExitReason::Reset);
-    assert_eq!(ended.disks[0].totals.requests, 40_000);
+    assert_eq!(hardware.finish().disks[0].totals.requests, 40_000);
     assert!(pauses > 1, "the guest was faster than the first pause");
     image.is_unchanged();
 }

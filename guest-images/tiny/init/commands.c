@@ -120,6 +120,12 @@ void run_command(char *word)
 		hang();
 	} else if ((value = after(command, "spin=")))
 		spin(number_in(value));
+	else if (same(command, "wait-power-button"))
+		wait_for_power_button();
+	else if (same(command, "kernel-address"))
+		print_kernel_address();
+	else if (same(command, "kernel-warnings"))
+		print_kernel_warnings();
 	else if (same(command, "echo"))
 		echo_console();
 	else if ((value = after(command, "write=")))

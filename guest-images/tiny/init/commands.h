@@ -30,6 +30,11 @@ void sum_file(char *value);
 void delete_file(const char *path);
 void trim(const char *path);
 void synchronize(void);
+/* button.c: waits until the machine's power button is pressed. */
+void wait_for_power_button(void);
+/* kernel.c: where the kernel is, and what it warned of. */
+void print_kernel_address(void);
+void print_kernel_warnings(void);
 /* net.c: whether the word, without "mayfly.", was one about the network, and is done. */
 int run_network_command(char *command);
 /* shell.c: an interactive shell; returns when it ends. */

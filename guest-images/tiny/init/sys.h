@@ -49,6 +49,7 @@ enum {
 	O_RDWR = 2,
 	O_CREAT = 0100,
 	O_TRUNC = 01000,
+	O_NONBLOCK = 04000,
 
 	ENOENT = 2,
 

@@ -6,14 +6,16 @@
 //!     Device (COM1) { _HID PNP0501, _UID 1, _CRS IO 0x3f8..+8, interrupt 4 }
 //!     Device (RTC)  { _HID PNP0B00, _CRS IO 0x70..+2 }
 //!     Device (PEVT) { _HID "QEMU0001", _STA 0xf, _CRS IO 0x505 }
+//!     Device (VGEN) { _HID "MAYF0001", _CID "VMGENCTR" and the older name, _DDN, ADDR }
 //!     Device (VR00) { _HID "LNRO0005", _UID 0, _CRS memory, interrupt }   and so on
 //! }
 //! ```
 //!
 //! The RTC lists no interrupt, for it raises none: drivers then offer no alarm
 //! instead of one that never rings. `LNRO0005` is what Linux knows a virtio-mmio
-//! device by; there are as many as the machine has, mostly none. [`pci`] adds the PCI
-//! root.
+//! device by; there are as many as the machine has, mostly none. `ADDR` is no method, as
+//! elsewhere, but the package that it would return; drivers cannot tell. [`pci`] adds the
+//! PCI root.
 
 use acpi_tables::aml::{
     Device, EISAName, IO, Interrupt, Memory32Fixed, Name, Package, ResourceTemplate, Scope,
@@ -25,7 +27,7 @@ use super::{AcpiConfig, OEM_ID, OEM_REVISION, OEM_TABLE_ID, pci};
 use crate::devices::{cmos_rtc, pvpanic, serial};
 use crate::memory::layout::{
     ACPI_S5_SLP_TYP, IRQ_SERIAL, PORT_CMOS, PORT_PVPANIC, PORT_SERIAL, VIRTIO_MMIO_SIZE,
-    VirtioMmioSlot, virtio_mmio_slot,
+    VM_GENERATION_ID, VirtioMmioSlot, virtio_mmio_slot,
 };
 
 const HEADER_LEN: u32 = 36;
@@ -34,6 +36,10 @@ const REVISION: u8 = 2;
 
 /// `_STA`: present, enabled, shown, working.
 const STA_PRESENT: u8 = 0xf;
+
+/// What Linux, and what Windows, know a VM generation id by.
+const GENERATION_CID: &str = "VMGENCTR";
+const GENERATION_NAME: &str = "VM_Gen_Counter";
 
 /// The DSDT.
 pub fn dsdt(config: &AcpiConfig) -> Sdt {
@@ -82,12 +88,29 @@ fn system_bus(config: &AcpiConfig, aml: &mut dyn AmlSink) {
     let panic_crs = Name::new("_CRS".into(), &ResourceTemplate::new(vec![&panic_ports]));
     let pvpanic = Device::new("PEVT".into(), vec![&panic_hid, &panic_sta, &panic_crs]);
 
+    let generation_hid = Name::new("_HID".into(), &"MAYF0001");
+    let generation_ids = Package::new(vec![&GENERATION_CID, &GENERATION_NAME]);
+    let generation_cid = Name::new("_CID".into(), &generation_ids);
+    let generation_ddn = Name::new("_DDN".into(), &GENERATION_NAME);
+    let (low, high) = (VM_GENERATION_ID as u32, (VM_GENERATION_ID >> 32) as u32);
+    let generation_place = Package::new(vec![&low, &high]);
+    let generation_place = Name::new("ADDR".into(), &generation_place);
+    let generation = Device::new(
+        "VGEN".into(),
+        vec![
+            &generation_hid,
+            &generation_cid,
+            &generation_ddn,
+            &generation_place,
+        ],
+    );
+
     let virtio: Vec<VirtioMmio> = (0..config.virtio_mmio_devices)
         .map_while(virtio_mmio_slot)
         .zip(0..)
         .map(|(slot, number)| VirtioMmio { slot, number })
         .collect();
-    let mut devices: Vec<&dyn Aml> = vec![&com1, &rtc, &pvpanic];
+    let mut devices: Vec<&dyn Aml> = vec![&com1, &rtc, &pvpanic, &generation];
     devices.extend(virtio.iter().map(|device| device as &dyn Aml));
     Scope::new("\\_SB_".into(), devices).to_aml_bytes(aml);
 }

@@ -54,8 +54,10 @@ fn check(table: &Found) -> Result<(), String> {
         return Err(line.to_owned());
     }
 
-    // With all warnings there are, and without optimizations, which change bytes.
-    let said = iasl(dir.path(), &["-w3", "-oa", "-p", "again", "table.dsl"])?;
+    // With all warnings there are, and without optimizations, which change bytes; but
+    // that no AML reads a name (4089) is no fault: drivers read `ADDR`.
+    let options = ["-w3", "-vw", "4089", "-oa", "-p", "again", "table.dsl"];
+    let said = iasl(dir.path(), &options)?;
     if !said.contains(" 0 Errors, 0 Warnings,") {
         return Err(said);
     }

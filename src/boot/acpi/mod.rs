@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  RSDP ─► XSDT ─► FADT ─► FACS
-//!              │       └─► DSDT   \_S5, COM1, RTC, pvpanic, virtio-mmio devices, the PCI root
+//!              │       └─► DSDT   \_S5, COM1, RTC, pvpanic, the VM generation id, virtio-mmio devices, the PCI root
 //!              ├─► MADT           local APICs, the IOAPIC
 //!              └─► MCFG           configuration space, if there is PCI
 //! ```

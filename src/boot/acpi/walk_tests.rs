@@ -136,9 +136,9 @@ fn the_dsdt_reads_as_aml_and_counts_devices() {
         let found = walk(&config);
         let mut names = Names::default();
         names.read_terms(&only(&found, b"DSDT")[HEADER..]);
-        // COM1, the RTC and pvpanic; PCI's root and ECAM window; and virtio's.
+        // COM1, the RTC, pvpanic and the VM generation id; PCI's root and ECAM window; and virtio's.
         let pci = if config.pci_devices == 0 { 0 } else { 2 };
-        let devices = 3 + pci + config.virtio_mmio_devices;
+        let devices = 4 + pci + config.virtio_mmio_devices;
         assert_eq!(names.devices.len(), devices, "{config:?}");
         names.devices.sort_unstable();
         names.devices.dedup();

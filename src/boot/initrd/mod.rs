@@ -70,12 +70,11 @@ impl Initrd {
         self.image.len()
     }
 
-    /// Puts the initrd into guest memory, as high as `limits` allow and clear
-    /// of `kernel`, and returns where it is.
+    /// Where in guest memory it goes: as high as `limits` allow, and clear of `kernel`.
     ///
     /// # Errors
-    /// [`BootError::InitrdFit`], or [`BootError::Read`] if the file cannot be read.
-    pub(super) fn place(
+    /// [`BootError::InitrdFit`].
+    pub(super) fn find_room(
         &self,
         ram: &GuestRam,
         kernel: &Range<u64>,
@@ -91,9 +90,16 @@ impl Initrd {
                 size,
                 room: rooms.iter().map(room_size).max().unwrap_or(0),
             })?;
-        let len = usize::try_from(size).unwrap_or(usize::MAX);
-        self.image.place(ram, start, 0, len)?;
         Ok(start..start.saturating_add(size))
+    }
+
+    /// Puts it into guest memory at `start`.
+    ///
+    /// # Errors
+    /// [`BootError::Read`] if the file cannot be read, [`BootError::Memory`].
+    pub(super) fn place(&self, ram: &GuestRam, start: u64) -> Result<(), BootError> {
+        let len = usize::try_from(self.size()).unwrap_or(usize::MAX);
+        self.image.place(ram, start, 0, len)
     }
 }
 
@@ -183,7 +189,7 @@ mod tests {
         let (_file, initrd) = initrd(0x10_0000);
         let ram = GuestRam::new(0x310_0000).unwrap();
         let kernel = 0x10_0000..0x300_1000;
-        let error = initrd.place(&ram, &kernel, LIMITS).unwrap_err();
+        let error = initrd.find_room(&ram, &kernel, LIMITS).unwrap_err();
         assert!(matches!(
             error,
             BootError::InitrdFit {
@@ -212,7 +218,8 @@ mod tests {
     fn its_bytes_arrive() {
         let (_file, initrd) = initrd(5000);
         let ram = GuestRam::new(64 << 20).unwrap();
-        let range = initrd.place(&ram, &KERNEL, LIMITS).unwrap();
+        let range = initrd.find_room(&ram, &KERNEL, LIMITS).unwrap();
+        initrd.place(&ram, range.start).unwrap();
         assert_eq!(range.end - range.start, 5000);
         let mut back = vec![0; 5001];
         ram.read(range.start, &mut back).unwrap();

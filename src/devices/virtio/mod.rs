@@ -13,6 +13,7 @@ pub mod chain;
 pub mod control;
 pub mod device;
 pub mod front;
+pub mod lent;
 mod lookout;
 pub mod net;
 pub mod queue;

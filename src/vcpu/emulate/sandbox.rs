@@ -17,7 +17,7 @@ use super::failure::InstructionBytes;
 use super::state::{IMAGE_SIZE, VcpuState, XsaveImage};
 use super::{decode, dispatch, fetch, run_ahead};
 use crate::devices::bus::Bus;
-use crate::memory::ram::{GuestRam, MemoryError};
+use crate::memory::{GuestRam, MemoryError};
 
 /// Asked once: CPUID is slow in a VM.
 static HOST: LazyLock<Host> = LazyLock::new(Host::detect);

@@ -8,12 +8,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use mayfly::config::{
-    CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, SerialConfig, Transport, VmConfig,
+    CmdlineConfig, CmdlineMode, DiskConfig, DiskFormat, MemoryConfig, SerialConfig, Transport,
+    VmConfig,
 };
 use mayfly::console::Console;
 use mayfly::memory::layout::VIRTIO_MMIO_START;
 use mayfly::vm::builder::{self, Inputs};
 use mayfly::vm::exit::ExitReason;
+use mayfly::vm::hardware::Hardware;
 use mayfly::vm::running::RunningVm;
 
 use super::{WORKLOADS, Workload, guests};
@@ -70,7 +72,7 @@ fn allocations(image: &Path, transport: &str, count: u64) -> Result<u64, Box<dyn
         text = format!("bare.mmio={} {text}", VIRTIO_MMIO_START);
     }
     config.serial = SerialConfig::Null;
-    config.memory = 64 << 20;
+    config.memory = MemoryConfig::new(64 << 20);
     config.cmdline = CmdlineConfig {
         mode: CmdlineMode::Replace,
         text,
@@ -78,13 +80,14 @@ fn allocations(image: &Path, transport: &str, count: u64) -> Result<u64, Box<dyn
     let mut disk = DiskConfig::new(image.to_owned());
     disk.format = DiskFormat::Raw;
     config.disks.push(disk);
-    let inputs = Inputs::open(&config)?;
+    let mut inputs = Inputs::open(&config)?;
     let console = Console::open(&config.serial)?;
     let before = ALLOCATIONS.load(Ordering::Relaxed);
-    let built = builder::build(&config, inputs, console, Instant::now())?;
+    let hardware = Hardware::new(&config, &mut inputs, console, Instant::now())?;
+    let built = builder::build(&config, &inputs, &hardware)?;
     let lifecycle = built.machine.lifecycle.clone();
     let vm = RunningVm::start(built)?;
-    vm.start_writer()?;
+    hardware.start_writer()?;
     while lifecycle.reason().is_none() {
         thread::sleep(Duration::from_millis(5));
     }

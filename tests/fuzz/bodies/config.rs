@@ -46,9 +46,13 @@ fn check_config(text: &str) {
     match config.validated() {
         Ok(config) => {
             let cpus = config.cpus;
-            assert!(cpus.count() > 0 && config.memory >= 1 << 20);
+            assert!(cpus.count() > 0 && config.memory.size() >= 1 << 20);
             let parts = [cpus.sockets(), cpus.cores(), cpus.threads()];
             assert_eq!(parts.iter().product::<u32>(), cpus.count());
+            let memory = config.memory.options();
+            assert!(!memory.mergeable || !memory.shared && memory.hugepages.pool_page().is_none());
+            let page = memory.hugepages.pool_page().unwrap_or(4096);
+            assert!(config.memory.size().is_multiple_of(page));
             let written = serde_json::to_string(&config).expect("it came from JSON");
             let back: VmConfig = serde_json::from_str(&written).expect("it was written by us");
             assert_eq!(back, config);

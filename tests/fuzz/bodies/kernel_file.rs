@@ -1,5 +1,5 @@
-//! Kernel and initrd files: recognised, unpacked and placed in guest memory; the
-//! names of the kernel's functions.
+//! Kernel and initrd files: recognised, unpacked, placed in guest memory and moved by
+//! their relocation data; the names of the kernel's functions.
 //!
 //! Input: choices (8 bits), the initrd's length (16 bits), initrd, kernel. What is in
 //! memory afterwards is checked against the file and the boot protocols, read by
@@ -11,7 +11,8 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use mayfly::boot::{
-    BootError, BootOptions, BootProtocol, Entry, Initrd, Kernel, KernelForm, PayloadCache, load,
+    BootError, BootOptions, BootProtocol, Entry, Initrd, Kernel, KernelForm, KernelShift,
+    PayloadCache, load,
 };
 use mayfly::memory::GuestRam;
 use mayfly::memory::layout::{ACPI_END, ACPI_START, CMDLINE_ADDR, PCI_HOLE_START};
@@ -78,24 +79,30 @@ pub fn run(data: &[u8]) {
         },
         rsdp: (choices & RSDP != 0).then_some(RSDP_ADDR),
         fresh_memory: choices & USED_MEMORY == 0,
+        ..BootOptions::default()
     };
     let memory = MEMORY[usize::from(choices & 7)];
     let ram = memory_of(memory, &options);
     match load(&kernel, initrd.as_ref(), CMDLINE, &ram, options) {
-        Ok(entry) => {
-            let place = check_boot(&ram, entry, &options);
+        Ok(loaded) => {
+            let place = check_boot(&ram, loaded.entry, &options);
             check_initrd(&ram, place, initrd.as_ref(), initrd_bytes);
             check_reserved(&ram, options.fresh_memory);
-            check_kernel(&ram, kernel.form(), kernel_bytes, options.fresh_memory);
+            let memory = Memory {
+                ram: &ram,
+                fresh: options.fresh_memory,
+                shift: loaded.shift,
+            };
+            check_kernel(&memory, kernel.form(), kernel_bytes);
         }
         Err(error) => check_line(&error),
     }
-    check_names(kernel, initrd_file);
+    check_names(&kernel, initrd_file);
 }
 
 /// A name is one for a line of text, and the address is within the function.
-fn check_names(kernel: Kernel, map: MemoryFile) {
-    let Some(symbols) = kernel.into_symbols(Some(map.0)) else {
+fn check_names(kernel: &Kernel, map: MemoryFile) {
+    let Some(symbols) = kernel.symbols(Some(map.0)) else {
         return;
     };
     for address in [0x20_0010, 0xffff_ffff_8100_0010, u64::MAX] {
@@ -216,20 +223,36 @@ fn check_reserved(ram: &GuestRam, fresh: bool) {
     }
 }
 
-/// Each segment's bytes are where its header says, and zeros behind them.
-fn check_kernel(ram: &GuestRam, form: KernelForm, file: &[u8], fresh: bool) {
+/// What a kernel was put into, and how far from where it was linked for.
+struct Memory<'a> {
+    ram: &'a GuestRam,
+    fresh: bool,
+    shift: KernelShift,
+}
+
+/// A loadable segment: its address, its bytes from the file, where they end there, and
+/// its length in memory.
+struct Segment {
+    addr: u64,
+    bytes: Vec<u8>,
+    file_end: u64,
+    mem_len: u64,
+}
+
+/// Each segment's bytes are where its header says, moved together with all others
+/// and relocated, and zeros behind them.
+fn check_kernel(memory: &Memory<'_>, form: KernelForm, file: &[u8]) {
+    let KernelShift { physical, virtual_ } = memory.shift;
+    assert!(physical % (2 * MIB) == 0 && virtual_ % (2 * MIB) == 0 && virtual_ < 1 << 30);
     match form {
         KernelForm::Vmlinux => {
-            let table = u64_at(file, 32) as usize;
-            let count = usize::from(u16_at(file, 56));
-            for phdr in file[table..].chunks(56).take(count) {
-                let load = u32_at(phdr, 0) == 1;
-                let [offset, _, addr, file_len, mem_len] =
-                    [8, 16, 24, 32, 40].map(|at| u64_at(phdr, at));
-                if load && mem_len > 0 {
-                    let bytes = &file[offset as usize..][..file_len as usize];
-                    check_segment(ram, addr, bytes, mem_len, fresh);
-                }
+            let mut segments = segments(file);
+            if virtual_ > 0 {
+                relocate(&mut segments, file, virtual_);
+            }
+            for segment in segments {
+                let addr = segment.addr + physical;
+                check_segment(memory, addr, &segment.bytes, segment.mem_len);
             }
         }
         KernelForm::BzImage => {
@@ -238,13 +261,71 @@ fn check_kernel(ram: &GuestRam, form: KernelForm, file: &[u8], fresh: bool) {
                 sectors => usize::from(sectors),
             };
             let code = &file[(sectors + 1) * 512..];
-            check_segment(ram, u64_at(file, 0x258), code, code.len() as u64, fresh);
+            assert_eq!((physical, virtual_), (0, 0));
+            check_segment(memory, u64_at(file, 0x258), code, code.len() as u64);
         }
         KernelForm::Unpacked { cached, .. } => assert!(!cached),
     }
 }
 
-fn check_segment(ram: &GuestRam, addr: u64, bytes: &[u8], mem_len: u64, fresh: bool) {
+fn segments(file: &[u8]) -> Vec<Segment> {
+    let table = u64_at(file, 32) as usize;
+    let count = usize::from(u16_at(file, 56));
+    let mut segments = Vec::new();
+    for phdr in file[table..].chunks(56).take(count) {
+        let load = u32_at(phdr, 0) == 1;
+        let [offset, _, addr, file_len, mem_len] = [8, 16, 24, 32, 40].map(|at| u64_at(phdr, at));
+        if load && mem_len > 0 {
+            let bytes = file[offset as usize..][..file_len as usize].to_vec();
+            segments.push(Segment {
+                addr,
+                bytes,
+                file_end: offset + file_len,
+                mem_len,
+            });
+        }
+    }
+    segments
+}
+
+/// Adds the shift wherever the lists behind the ELF say so: places of 64 bits, places of
+/// 32 bits from which it is subtracted (in tables of three lists), places of 32 bits.
+fn relocate(segments: &mut [Segment], file: &[u8], shift: u64) {
+    let headers = u64::from(u16_at(file, 58)) * u64::from(u16_at(file, 60));
+    let headers_end = match headers {
+        0 => 0,
+        len => u64_at(file, 40) + len,
+    };
+    let end = headers_end.max(segments.iter().map(|one| one.file_end).max().unwrap_or(0));
+    let words: Vec<u32> = file[end as usize..]
+        .chunks(4)
+        .map(|word| u32_at(word, 0))
+        .collect();
+    let lists: Vec<&[u32]> = words.split(|word| *word == 0).collect();
+    let (wide, inverse, narrow) = match lists[..] {
+        [[], wide, narrow] => (wide, [].as_slice(), narrow),
+        [[], wide, inverse, narrow] => (wide, inverse, narrow),
+        _ => panic!("{} lists", lists.len()),
+    };
+    let minus = shift.wrapping_neg();
+    for (list, len, value) in [(wide, 8, shift), (inverse, 4, minus), (narrow, 4, shift)] {
+        for entry in list {
+            let linked = u64::from(*entry) - 0x8000_0000;
+            let place = segments.iter_mut().find_map(|segment| {
+                let at = linked.checked_sub(segment.addr)? as usize;
+                segment.bytes.get_mut(at..at + len)
+            });
+            let place = place.expect("it is within a segment");
+            let mut bytes = [0; 8];
+            bytes[..len].copy_from_slice(place);
+            let sum = u64::from_le_bytes(bytes).wrapping_add(value);
+            place.copy_from_slice(&sum.to_le_bytes()[..len]);
+        }
+    }
+}
+
+fn check_segment(memory: &Memory<'_>, addr: u64, bytes: &[u8], mem_len: u64) {
+    let Memory { ram, fresh, .. } = *memory;
     assert!(read(ram, addr, bytes.len()) == bytes);
     let zeros = mem_len - bytes.len() as u64;
     // Of fresh memory the ends will do: it is not written at all.

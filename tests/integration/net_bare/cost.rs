@@ -18,7 +18,8 @@ struct Cost {
 
 /// What `count` frames cost.
 fn cost(transport: &str, words: &str, count: u64) -> Cost {
-    with_peer(|_| {
+    with_peer(|peer| {
+        peer.goes_first();
         let words = format!("bare.count={count} {words}");
         let outcome = guest("net_bench", transport, "", &words).outcome();
         outcome.all_held();
@@ -49,8 +50,7 @@ const BOUNDS: [(&str, bool, f64, f64); 4] = [
     ),
 ];
 
-/// What a frame more costs in system calls; whatever disturbs adds some, as where the
-/// peer and the device take turns on one processor.
+/// What a frame more costs in system calls; whatever disturbs adds some.
 fn calls_a_frame(transport: &str, words: &str, sends: bool) -> f64 {
     const FEW: u64 = 200;
     const MORE: u64 = 1000;

@@ -1,5 +1,14 @@
 //! What CPUID tells the guest: KVM's supported leaves, with the topology and
 //! the APIC ids of this machine written in.
+//!
+//! | file          | subject                                             |
+//! |---------------|-----------------------------------------------------|
+//! | `mod.rs`      | what depends on the machine and the vCPU            |
+//! | `model.rs`    | `--cpu`: what is left of KVM's offer at a level     |
+//! | `features.rs` | the bits of each level, one a line                  |
+
+mod features;
+pub mod model;
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use thiserror::Error;
@@ -203,5 +212,4 @@ fn add_timing_leaf(entries: &mut Vec<kvm_cpuid_entry2>, tsc_khz: u32) {
 }
 
 #[cfg(test)]
-#[path = "cpuid_tests.rs"]
 mod tests;
