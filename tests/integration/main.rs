@@ -22,6 +22,7 @@ mod memory_options;
 mod net;
 mod net_bare;
 mod pause;
+mod profile;
 mod serial;
 mod shares;
 mod startup;
