@@ -37,7 +37,7 @@ pub fn run(data: &[u8]) {
     let Ok(kernel) = Kernel::open(&file.path(), &PayloadCache::none()) else {
         return;
     };
-    let Some(symbols) = kernel.into_symbols(None) else {
+    let Some(symbols) = kernel.symbols(None) else {
         return;
     };
     let is_sound = rest.is_empty() && changed == 0 && cut == 0;
