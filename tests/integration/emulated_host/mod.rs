@@ -8,6 +8,7 @@ mod nbd;
 mod power_cut;
 pub mod root;
 mod stock;
+mod warnings;
 
 use std::fs;
 use std::path::{Path, PathBuf};
