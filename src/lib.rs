@@ -21,6 +21,7 @@
 //! | [`vm`]         | building a machine, its life, its end                      |
 //! | [`boot`]       | kernel and initrd files → guest memory and an entry point  |
 //! | [`memory`]     | the guest-physical map, and the one way to write to RAM    |
+//! | [`profile`]    | where the guest's time goes: samples, stacks, flame graphs   |
 //! | [`vcpu`]       | first state, CPUID, MSRs, the exit loop, the emulator      |
 //! | [`interrupts`] | interrupt controllers and the lines into them              |
 //! | [`devices`]    | the buses and what is on them                              |
@@ -48,6 +49,7 @@ pub mod interrupts;
 pub mod memory;
 pub mod one_line;
 pub mod process;
+pub mod profile;
 pub mod terminal;
 #[cfg(test)]
 #[path = "../tests/integration/common/tools.rs"]

@@ -56,6 +56,16 @@ impl SymbolTable {
         .sorted()
     }
 
+    /// A table of a few functions, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(functions: &[(u64, &str)]) -> Self {
+        let mut table = Self::default();
+        for (start, name) in functions {
+            table.push(*start, name.as_bytes());
+        }
+        table.sorted()
+    }
+
     /// Adds a function; false if there is no room for more.
     pub(super) fn push(&mut self, start: u64, name: &[u8]) -> bool {
         let name = name.get(..MAX_NAME).unwrap_or(name);
@@ -80,7 +90,7 @@ impl SymbolTable {
     }
 
     /// The same for a kernel that runs `shift` bytes above where it is linked.
-    pub(super) fn shifted_by(self, shift: u64) -> Self {
+    pub(crate) fn shifted_by(self, shift: u64) -> Self {
         Self { shift, ..self }
     }
 

@@ -78,20 +78,6 @@ fn an_address_is_in_the_last_function_before_it() {
 }
 
 #[test]
-fn a_moved_kernel_is_named_where_it_runs() {
-    let symbols = of_elf(&sample()).shifted_by(0x1e00_0000);
-    let moved = BASE + 0x1e00_0000;
-    assert_eq!(
-        name(&symbols, moved + 0xfff).as_deref(),
-        Some("early+0xfff")
-    );
-    assert_eq!(name(&symbols, moved + 0x2001).as_deref(), Some("late+0x1"));
-    for address in [BASE + 0x2000, 0x1dff_ffff, 0] {
-        assert_eq!(name(&symbols, address), None, "{address:#x}");
-    }
-}
-
-#[test]
 fn addresses_elsewhere_have_no_name() {
     let symbols = of_elf(&sample());
     for address in [0, BASE - 1, BASE + 0x2000 + MAX_DISTANCE, u64::MAX] {

@@ -38,7 +38,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Boot a VM and wait for its end
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Tell whether this host can run VMs
     Doctor(doctor::DoctorArgs),
     /// Make, show, convert, commit and check disk images
@@ -54,7 +54,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>, started: Instant) -> u8 {
     let args: Vec<OsString> = args.into_iter().collect();
     match Cli::try_parse_from(&args) {
         Ok(Cli { command }) => match command {
-            Command::Run(args) => run::run(args, started),
+            Command::Run(args) => run::run(*args, started),
             Command::Doctor(args) => doctor::run(&args),
             Command::Image(args) => image::run(args),
         },

@@ -12,8 +12,8 @@ use super::{default_guest, exit_codes, logging, say};
 use crate::config::shares::{CpuLimit, CpuPins, CpuWeight};
 use crate::config::{
     self, BootProtocol, CmdlineConfig, CmdlineMode, ConfigError, CpuModel, CpusConfig, DiskConfig,
-    Irqchip, Kaslr, MemoryConfig, NetConfig, SerialConfig, SharesConfig, Transport, UnpackInitrd,
-    VmConfig,
+    Irqchip, Kaslr, MemoryConfig, NetConfig, ProfileConfig, SerialConfig, SharesConfig, Transport,
+    UnpackInitrd, VmConfig,
 };
 use crate::one_line::one_line;
 use crate::vm::exit::ExitReason;
@@ -142,9 +142,11 @@ pub(super) struct RunArgs {
     #[arg(long)]
     reboot: bool,
 
-    /// Write where the vCPUs spend their time as folded stacks, for flame graphs
-    #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
+    /// Sample what the vCPUs do, 99 times a second or hz= times: folded stacks for flame graphs
+    /// go to the file, a table of the busiest functions to stderr
+    #[arg(long, value_name = "FILE[,hz=N]", verbatim_doc_comment,
+          value_parser = OsStringValueParser::new().try_map(|text| ProfileConfig::parse(&text)))]
+    profile: Option<ProfileConfig>,
 
     /// Stop the VM after a while, for example 90s or 5m
     #[arg(long, value_name = "DURATION", value_parser = config::duration::parse)]
@@ -179,6 +181,9 @@ pub(super) fn tell(report: &Report, json: bool) -> u8 {
     // The prompt, or our own line, is not to continue the guest's last one.
     if report.line_open && !json && stdout().is_terminal() {
         say::on_stdout(report.line_break());
+    }
+    if let Some(profile) = &report.profile {
+        say::on_stderr(profile);
     }
     if let Some(summary) = report.summary() {
         say::on_stderr(&summary);
@@ -274,7 +279,7 @@ mod tests {
                     --memory 1GiB,lock,numa=0 --serial file=s --boot-protocol pvh --irqchip kernel \
                     --disk path=a --disk b,readonly --transport mmio --scratch-dir d --rng \
                     --net tap=t,mtu=9000 --net user --name box \
-                    --cpu x86-64-v3 --kaslr=off --reboot --profile p \
+                    --cpu x86-64-v3 --kaslr=off --reboot --profile p,hz=7 \
                     --cpu-pin 0:2,3:1-2 --cpu-weight 200 --cpu-limit 150% \
                     --timeout 5m --json -vv";
         let flags: Vec<&str> = line.split_whitespace().collect();
@@ -314,7 +319,10 @@ mod tests {
                 cpu_model: CpuModel::V3,
                 kaslr: Kaslr::Off,
                 reboot: true,
-                profile: Some("p".into()),
+                profile: Some(ProfileConfig {
+                    path: "p".into(),
+                    hz: 7,
+                }),
                 shares: SharesConfig {
                     pin: "0:2,3:1-2".parse().unwrap(),
                     weight: Some("200".parse().unwrap()),
@@ -343,7 +351,7 @@ mod tests {
         let Command::Run(args) = Cli::try_parse_from(args).unwrap().command else {
             unreachable!("run was asked for");
         };
-        let reason = prepare(args).unwrap_err();
+        let reason = prepare(*args).unwrap_err();
         assert_eq!(reason.code(), 245);
     }
 }

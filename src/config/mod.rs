@@ -14,6 +14,7 @@ mod error;
 mod limits;
 pub mod memory;
 pub mod net;
+pub mod profile;
 pub mod serial;
 pub mod shares;
 pub mod size;
@@ -30,6 +31,7 @@ pub use error::ConfigError;
 pub use limits::{check_cpus, check_memory};
 pub use memory::MemoryConfig;
 pub use net::NetConfig;
+pub use profile::ProfileConfig;
 pub use serial::SerialConfig;
 pub use shares::SharesConfig;
 
@@ -102,7 +104,7 @@ pub struct VmConfig {
     pub reboot: bool,
     /// Where a profile of the vCPUs is written.
     #[serde(default)]
-    pub profile: Option<PathBuf>,
+    pub profile: Option<ProfileConfig>,
     /// How it shares the host's processors.
     #[serde(default)]
     pub shares: SharesConfig,

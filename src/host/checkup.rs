@@ -98,6 +98,7 @@ pub fn checkup() -> Checkup {
     findings.extend(networking::findings());
     findings.extend(facilities::huge_pages());
     findings.push(facilities::transparent_huge_pages());
+    findings.push(facilities::cpu_shares());
     findings.push(facilities::io_uring());
     findings.push(facilities::userfaultfd());
     Checkup {

@@ -3,9 +3,11 @@
 use std::fs;
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use super::cgroup::{self, CgroupError, Version};
 use super::checkup::Finding;
+use crate::one_line::one_line;
 
 /// Pools of huge pages, one finding a size.
 pub(super) fn huge_pages() -> Vec<Finding> {
@@ -60,6 +62,30 @@ fn chosen(text: &str) -> Option<&str> {
         .1
         .split_once(']')
         .map(|(word, _)| word)
+}
+
+/// Weights and limits of VMs.
+pub(super) fn cpu_shares() -> Finding {
+    shares_finding(cgroup::survey())
+}
+
+fn shares_finding(place: Result<(Version, PathBuf), CgroupError>) -> Finding {
+    let name = "CPU weights and limits";
+    let version = |version| match version {
+        Version::V1 => "cgroup v1",
+        Version::V2 => "cgroup v2",
+    };
+    match place {
+        Ok((kind, path)) => {
+            let detail = format!("{}, below {}", version(kind), path.display());
+            Finding::good(name, detail)
+        }
+        Err(error) => Finding::lacking(
+            name,
+            one_line(&error),
+            "run VMs as root, or by 'systemd-run --user --scope -p CPUWeight=N -p CPUQuota=N% mayfly run ...'",
+        ),
+    }
 }
 
 /// Asynchronous input and output for disks.
@@ -152,9 +178,27 @@ mod tests {
     }
 
     #[test]
+    fn shares_are_had_somewhere_or_asked_of_systemd() {
+        let found = shares_finding(Ok((Version::V2, "/sys/fs/cgroup/a".into())));
+        let (status, detail) = (found.status, found.detail);
+        assert_eq!(
+            (status, &*detail),
+            (Status::Good, "cgroup v2, below /sys/fs/cgroup/a")
+        );
+        let none = shares_finding(Err(CgroupError::NoHierarchy));
+        assert_eq!(none.status, Status::Lacking);
+        assert!(none.advice.unwrap().contains("systemd-run --user"));
+    }
+
+    #[test]
     fn whatever_lacks_comes_with_advice() {
         let mut all = huge_pages();
-        all.extend([transparent_huge_pages(), io_uring(), userfaultfd()]);
+        all.extend([
+            transparent_huge_pages(),
+            cpu_shares(),
+            io_uring(),
+            userfaultfd(),
+        ]);
         for finding in all {
             assert_eq!(finding.status == Status::Good, finding.advice.is_none());
         }

@@ -5,7 +5,7 @@
 //! | `kvm.rs`          | opening `/dev/kvm`, the capabilities Mayfly needs |
 //! | `backend.rs`      | hardware KVM or kvm-pvm                           |
 //! | `cgroup/`         | a VM's part of the processors                     |
-//! | `facilities.rs`   | huge pages, io_uring, userfaultfd                 |
+//! | `facilities.rs`   | huge pages, cgroups, io_uring, userfaultfd        |
 //! | `networking.rs`   | taps, passt, ping                                 |
 //! | `checkup.rs`      | all of it as a list of findings (`mayfly doctor`) |
 

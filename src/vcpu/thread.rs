@@ -24,6 +24,7 @@ use crate::boot::Symbols;
 use crate::devices::bus::Bus;
 use crate::interrupts::Interrupts;
 use crate::one_line::one_line;
+use crate::profile::{Sampler, SamplerPlan, Samples};
 use crate::vm::clock::Clock;
 use crate::vm::exit::ExitReason;
 use crate::vm::lifecycle::Lifecycle;
@@ -47,7 +48,7 @@ pub struct Machine {
     /// The guest's time, which stands still while the VM is paused.
     pub clock: Clock,
     /// Names for addresses in the guest's kernel, where its code is interpreted.
-    pub symbols: Option<Symbols>,
+    pub symbols: Option<Arc<Symbols>>,
 }
 
 /// A vCPU, owned by the thread that runs it.
@@ -60,6 +61,10 @@ pub struct Vcpu {
     tick_pacing: Option<TickPacing>,
     tsc: GuestTsc,
     counts: ExitCounts,
+    /// Taken when the vCPU starts.
+    sampler_plan: Option<SamplerPlan>,
+    /// Present while the vCPU is sampled.
+    sampler: Option<Box<Sampler>>,
 }
 
 /// What a vCPU leaves behind when its thread ends.
@@ -70,6 +75,8 @@ pub struct VcpuOutcome {
     pub emulator: Option<Emulator>,
     /// Timer deadlines that were put off.
     pub ticks_held_back: u64,
+    /// What was sampled, if anything was.
+    pub samples: Option<Samples>,
 }
 
 /// Whether to enter the guest again.
@@ -108,6 +115,16 @@ impl Vcpu {
             tick_pacing: None,
             tsc: GuestTsc::default(),
             counts: ExitCounts::default(),
+            sampler_plan: None,
+            sampler: None,
+        }
+    }
+
+    /// The same vCPU, to be sampled while it runs.
+    pub fn sampled(self, plan: Option<SamplerPlan>) -> Self {
+        Self {
+            sampler_plan: plan,
+            ..self
         }
     }
 
@@ -115,8 +132,12 @@ impl Vcpu {
     pub fn run(mut self) -> VcpuOutcome {
         let departure = Departure(self.machine.clone());
         let slot = KickSlot::enter(&mut self.fd);
-        let reason = self.run_until_stopped();
+        let reason = match self.start_sampling() {
+            Ok(()) => self.run_until_stopped(),
+            Err(reason) => Some(reason),
+        };
         drop(slot);
+        let samples = self.sampler.take().map(|sampler| sampler.finish());
         if let Some(reason) = reason {
             self.machine.lifecycle.end_from_vcpu(reason);
         }
@@ -125,7 +146,24 @@ impl Vcpu {
             counts: self.counts,
             emulator: self.emulator,
             ticks_held_back: self.tick_pacing.map_or(0, |pacing| pacing.held_back()),
+            samples,
         }
+    }
+
+    fn start_sampling(&mut self) -> Result<(), ExitReason> {
+        let Some(plan) = self.sampler_plan.take() else {
+            return Ok(());
+        };
+        let sampler = plan.start(&mut self.fd);
+        self.sampler = Some(Box::new(sampler.map_err(|error| {
+            ExitReason::HostError {
+                message: format!(
+                    "cannot start the timer that samples vCPU {}: {error}",
+                    self.id
+                ),
+            }
+        })?));
+        Ok(())
     }
 
     /// Returns why the VM has to end, if it is this vCPU that found out.
@@ -160,6 +198,9 @@ impl Vcpu {
         }
         if let GateState::Running = self.machine.lifecycle.gate().park() {
             self.resume_time();
+        }
+        if let Some(sampler) = &mut self.sampler {
+            sampler.stood_still();
         }
         Next::Enter
     }
@@ -263,6 +304,9 @@ impl Vcpu {
             libc::EINTR => {
                 self.counts.count(ExitKind::Interrupted);
                 self.fd.set_kvm_immediate_exit(0);
+                if let Some(sampler) = &mut self.sampler {
+                    sampler.interrupted(&mut self.fd);
+                }
                 Next::Interrupted
             }
             // An application processor was woken by INIT.
@@ -328,7 +372,7 @@ impl Vcpu {
 
     /// Ends the VM with one line that names the exit, the registers and the bytes at RIP.
     fn fail(&mut self, what: &str) -> Next {
-        let state = report::describe(&mut self.fd, self.machine.symbols.as_ref());
+        let state = report::describe(&mut self.fd, self.machine.symbols.as_deref());
         Next::End(ExitReason::HostError {
             message: format!("cannot go on with vCPU {}: {what} ({state})", self.id),
         })

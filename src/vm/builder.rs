@@ -7,6 +7,7 @@
 use std::fs;
 use std::mem;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region};
@@ -38,6 +39,7 @@ use crate::host::{self, Backend};
 use crate::interrupts::{Interrupts, IrqchipMode, KvmDoorbells};
 use crate::memory::GuestRam;
 use crate::memory::layout::{KVM_IDENTITY_MAP_ADDR, KVM_TSS_ADDR};
+use crate::profile::SamplerPlan;
 use crate::vcpu::cpuid::{self, Topology, model};
 use crate::vcpu::emulate::{Emulator, SharedHooks};
 use crate::vcpu::thread::{Machine, Vcpu};
@@ -134,8 +136,7 @@ impl Inputs {
         check_cmdline(&cmdline, kernel.cmdline_max())?;
         log::info!("kernel command line: {cmdline}");
         spare_inputs(config)?;
-        let symbols = backend
-            .interprets_kernel_code()
+        let symbols = (backend.interprets_kernel_code() || config.profile.is_some())
             .then(|| kernel.symbols(kernel.open_map()))
             .flatten();
         let generation = VmGenidState::random().map_err(BuildError::GenerationId)?;
@@ -166,21 +167,29 @@ impl Inputs {
     }
 }
 
-/// A serial file is emptied when it is opened: it must not be what is to be booted.
+/// What is to be written must not be what is to be booted.
 fn spare_inputs(config: &VmConfig) -> Result<(), BuildError> {
-    let SerialConfig::File(serial) = &config.serial else {
-        return Ok(());
-    };
-    let disks = config.disks.iter().map(|disk| &disk.path);
-    let inputs = [Some(&config.kernel), config.initrd.as_ref()];
-    for input in inputs.into_iter().flatten().chain(disks) {
-        if let (Ok(a), Ok(b)) = (fs::metadata(serial), fs::metadata(input))
-            && (a.dev(), a.ino()) == (b.dev(), b.ino())
-        {
-            return Err(BuildError::SerialIsInput(serial.clone()));
-        }
+    if let SerialConfig::File(serial) = &config.serial
+        && is_input(serial, config)
+    {
+        return Err(BuildError::SerialIsInput(serial.clone()));
+    }
+    if let Some(profile) = &config.profile
+        && is_input(&profile.path, config)
+    {
+        return Err(BuildError::ProfileIsInput(profile.path.clone()));
     }
     Ok(())
+}
+
+/// Whether the file is one that the VM is made of.
+fn is_input(output: &Path, config: &VmConfig) -> bool {
+    let disks = config.disks.iter().map(|disk| &disk.path);
+    let inputs = [Some(&config.kernel), config.initrd.as_ref()];
+    inputs.into_iter().flatten().chain(disks).any(|input| {
+        let both = (fs::metadata(output), fs::metadata(input));
+        matches!(both, (Ok(a), Ok(b)) if (a.dev(), a.ino()) == (b.dev(), b.ino()))
+    })
 }
 
 /// A machine with everything in place, whose vCPUs have not started.
@@ -296,7 +305,7 @@ pub fn build(
         lifecycle,
         symbols: symbols
             .clone()
-            .map(|symbols| symbols.shifted_by(shift.virtual_)),
+            .map(|symbols| Arc::new(symbols.shifted_by(shift.virtual_))),
         clock: Clock::new(vm.clone()),
     });
     let vcpus = (0u32..)
@@ -308,7 +317,9 @@ pub fn build(
                 fd.set_sync_valid_reg(SyncReg::SystemRegister);
                 Emulator::new(ram.clone(), machine.mmio.clone(), Some(hooks.clone()))
             });
+            let profile = config.profile.as_ref();
             Vcpu::new(id, fd, machine.clone(), emulator)
+                .sampled(profile.map(|profile| SamplerPlan::new(ram.clone(), profile.hz)))
         })
         .collect();
     Ok(BuiltVm {

@@ -21,6 +21,7 @@ use crate::interrupts::InterruptError;
 use crate::memory::MemoryError;
 use crate::memory::layout::TooManyDevices;
 use crate::one_line::one_line;
+use crate::profile::ProfileError;
 use crate::vcpu::cpuid::CpuidError;
 use crate::vcpu::cpuid::model::ModelError;
 use crate::vcpu::msr::MsrError;
@@ -92,6 +93,15 @@ pub enum BuildError {
     /// The main thread's events.
     #[error(transparent)]
     Control(#[from] ControlError),
+    /// The profile's file.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// `--profile` names a file that is read.
+    #[error(
+        "cannot write the profile to '{}': it is the kernel, the initrd or a disk; choose another file",
+        .0.display()
+    )]
+    ProfileIsInput(PathBuf),
     /// `--serial file=` names a file that is read.
     #[error(
         "cannot write the serial output to '{}': it is the kernel, the initrd or a disk; choose another file",
@@ -173,6 +183,8 @@ impl BuildError {
             | Self::Disk(_)
             | Self::Tap(_)
             | Self::UserNet(_)
+            | Self::Profile(_)
+            | Self::ProfileIsInput(_)
             | Self::SerialIsInput(_) => ExitReason::Usage { message },
             _ => ExitReason::HostError { message },
         }

@@ -24,11 +24,13 @@ use std::time::Instant;
 
 use crate::config::VmConfig;
 use crate::console::{Console, Patience, patient};
+use crate::one_line::one_line;
+use crate::profile::Profile;
 use builder::Inputs;
 use control::{Control, Signals};
 use error::BuildError;
 use hardware::Hardware;
-use session::Events;
+use session::{Events, Records};
 
 pub use report::{Milestones, Report};
 
@@ -43,6 +45,7 @@ pub fn run(config: &VmConfig, started: Instant) -> Report {
 
 fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
     let mut inputs = Inputs::open(config)?;
+    let mut profile = config.profile.as_ref().map(Profile::open).transpose()?;
     // Before the first thread starts, after what may take a while.
     let signals = Signals::block()?;
     let console = Console::open(&config.serial)?;
@@ -60,9 +63,21 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
     let mut events = Events::new(control)?;
     // Who does not start again needs none of it any more.
     let inputs = config.reboot.then_some(inputs);
-    let course = session::run(config, inputs.as_ref(), &hardware, built, &mut events)?;
+    let records = Records::new(profile.as_mut());
+    let course = session::run(
+        config,
+        inputs.as_ref(),
+        &hardware,
+        built,
+        &mut events,
+        records,
+    )?;
     let history = hardware.history.clone();
     let remains = hardware.finish();
+    let profile = profile.map(|profile| match profile.write() {
+        Ok(table) => table,
+        Err(error) => format!("mayfly: {}\n", one_line(&error)),
+    });
     Ok(Report {
         reason: course.reason,
         ms: Milestones {
@@ -76,6 +91,7 @@ fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError>
         serial_lost: remains.output.lost,
         disks: remains.disks,
         nets: remains.nets,
+        profile,
         line_open: remains.output.line_open,
     })
 }

@@ -66,6 +66,8 @@ pub struct Report {
     pub disks: Vec<DiskReport>,
     /// What each network interface has carried.
     pub nets: Vec<NetReport>,
+    /// The table of the busiest functions, where a profile was asked for.
+    pub profile: Option<String>,
     /// Whether the guest's output on stdout stopped in the middle of a line.
     pub line_open: bool,
 }
@@ -103,6 +105,7 @@ impl Report {
             serial_lost: 0,
             disks: Vec::new(),
             nets: Vec::new(),
+            profile: None,
             line_open: false,
         }
     }

@@ -11,7 +11,9 @@ use super::exit::ExitReason;
 use super::shares::Shares;
 use super::tally::Tally;
 use super::virtio::Virtio;
+use crate::boot::Symbols;
 use crate::memory::GuestRam;
+use crate::profile::Samples;
 use crate::terminal;
 use crate::vcpu::emulate::SharedHooks;
 use crate::vcpu::kick;
@@ -39,6 +41,10 @@ pub struct Ended {
     pub reason: ExitReason,
     /// What was counted.
     pub tally: Tally,
+    /// What was sampled of each vCPU, where a profile was asked for.
+    pub samples: Vec<Samples>,
+    /// Names for the addresses in it.
+    pub symbols: Option<Arc<Symbols>>,
 }
 
 impl RunningVm {
@@ -126,7 +132,9 @@ impl RunningVm {
     /// Waits for the vCPU threads of a VM that has ended, and tells what happened.
     pub fn finish(mut self) -> Ended {
         let vcpus = self.threads.len();
-        let outcomes = self.join();
+        let mut outcomes = self.join();
+        let samples = outcomes.iter_mut().filter_map(|vcpu| vcpu.samples.take());
+        let samples = samples.collect();
         let mut reason = self.machine.lifecycle.reason();
         if outcomes.len() < vcpus {
             let message = FAILURE.to_owned();
@@ -140,6 +148,8 @@ impl RunningVm {
         Ended {
             reason: reason.unwrap_or(ExitReason::UserQuit),
             tally,
+            samples,
+            symbols: self.machine.symbols.clone(),
         }
     }
 }

@@ -11,10 +11,11 @@ use super::error::BuildError;
 use super::exit::ExitReason;
 use super::hardware::Hardware;
 use super::lifecycle::Lifecycle;
-use super::running::RunningVm;
+use super::running::{Ended, RunningVm};
 use super::tally::Tally;
 use super::tell;
 use crate::config::VmConfig;
+use crate::profile::Profile;
 
 /// How long the serial output may wait for its thread at the beginning: a VM that
 /// is over by then does without. Nobody sees that the first line came later.
@@ -36,6 +37,30 @@ pub struct Course {
     pub reboots: u64,
 }
 
+/// What is kept of each start.
+#[derive(Default)]
+pub struct Records<'a> {
+    tally: Tally,
+    profile: Option<&'a mut Profile>,
+}
+
+impl<'a> Records<'a> {
+    /// Nothing yet; samples go into `profile`.
+    pub fn new(profile: Option<&'a mut Profile>) -> Self {
+        Self {
+            profile,
+            ..Self::default()
+        }
+    }
+
+    fn add(&mut self, ended: &Ended) {
+        self.tally.add(&ended.tally);
+        if let Some(profile) = &mut self.profile {
+            profile.add(&ended.samples, ended.symbols.as_deref());
+        }
+    }
+}
+
 /// Runs the guest to its end. `inputs` are there if it is to start again after a reset.
 ///
 /// # Errors
@@ -46,11 +71,11 @@ pub fn run(
     hardware: &Hardware,
     built: BuiltVm,
     events: &mut Events,
+    mut records: Records<'_>,
 ) -> Result<Course, BuildError> {
-    let mut tally = Tally::default();
     let mut reboots: u64 = 0;
     let mut told = Instant::now();
-    let mut reason = run_once(built, hardware, events, &mut tally)?;
+    let mut reason = run_once(built, hardware, events, &mut records)?;
     while let (Some(inputs), ExitReason::Reset) = (inputs, &reason)
         && !events.control()?.power_button_pressed()
     {
@@ -59,13 +84,13 @@ pub fn run(
             tell(&format!("the guest resets: starting it again ({reboots})"));
             told = Instant::now();
         }
-        let again = start_again(config, inputs, hardware, events, &mut tally);
+        let again = start_again(config, inputs, hardware, events, &mut records);
         // The guest has run: its end is told like any other, output and all.
         reason = again.unwrap_or_else(|error| error.reason());
     }
     Ok(Course {
         reason,
-        tally,
+        tally: records.tally,
         reboots,
     })
 }
@@ -76,7 +101,7 @@ fn start_again(
     inputs: &Inputs,
     hardware: &Hardware,
     events: &mut Events,
-    tally: &mut Tally,
+    records: &mut Records<'_>,
 ) -> Result<ExitReason, BuildError> {
     hardware.reset()?;
     let built = builder::build(config, inputs, hardware)?;
@@ -85,7 +110,7 @@ fn start_again(
     events.serve(0)?;
     match built.panel.lifecycle.reason() {
         Some(reason) => Ok(reason),
-        None => run_once(built, hardware, events, tally),
+        None => run_once(built, hardware, events, records),
     }
 }
 
@@ -94,7 +119,7 @@ fn run_once(
     built: BuiltVm,
     hardware: &Hardware,
     events: &mut Events,
-    tally: &mut Tally,
+    records: &mut Records<'_>,
 ) -> Result<ExitReason, BuildError> {
     let lifecycle = built.panel.lifecycle.clone();
     let vm = RunningVm::start(built)?;
@@ -103,7 +128,7 @@ fn run_once(
         lifecycle.end(error.reason());
     }
     let ended = vm.finish();
-    tally.add(ended.tally);
+    records.add(&ended);
     Ok(hardware.true_reason(ended.reason))
 }
 

@@ -34,9 +34,9 @@ impl Tally {
     }
 
     /// Adds what an earlier or later start has counted.
-    pub fn add(&mut self, other: Self) {
-        add_all(&mut self.exits, other.exits);
-        add_all(&mut self.emulated, other.emulated);
+    pub fn add(&mut self, other: &Self) {
+        add_all(&mut self.exits, other.exits.clone());
+        add_all(&mut self.emulated, other.emulated.clone());
         self.hooks_planted = self.hooks_planted.saturating_add(other.hooks_planted);
         self.ticks_held_back = self.ticks_held_back.saturating_add(other.ticks_held_back);
         self.undefined_in_user_mode = self
@@ -66,8 +66,8 @@ mod tests {
             undefined_in_user_mode: count * 10_000,
         };
         let mut sum = Tally::default();
-        sum.add(counted(1));
-        sum.add(counted(2));
+        sum.add(&counted(1));
+        sum.add(&counted(2));
         assert_eq!(sum, counted(3));
     }
 }

@@ -27,6 +27,7 @@ fn doctor_speaks_json() {
         "passt",
         "ping",
         "huge",
+        "weights and limits",
         "io_uring",
         "userfaultfd",
     ] {

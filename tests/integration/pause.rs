@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mayfly::config::{CmdlineConfig, CmdlineMode, SerialConfig, VmConfig};
+use mayfly::config::{CmdlineConfig, CmdlineMode, CpusConfig, SerialConfig, VmConfig};
 use mayfly::console::Console;
 use mayfly::vm::builder::{self, Inputs};
 use mayfly::vm::exit::ExitReason;
@@ -27,9 +27,15 @@ fn lines_to_print() -> usize {
 
 const PAUSES: usize = 1000;
 
-/// Starts the bare guest `name`, with `log` for its serial output.
-fn start(name: &str, cmdline: String, log: &Path) -> (RunningVm, Arc<Lifecycle>, Hardware) {
+/// Starts the bare guest `name` on `cpus` processors, with `log` for its serial output.
+pub fn start(
+    name: &str,
+    cpus: u32,
+    cmdline: String,
+    log: &Path,
+) -> (RunningVm, Arc<Lifecycle>, Hardware) {
     let mut config = VmConfig::new(common::bare(name));
+    config.cpus = CpusConfig::new(cpus);
     config.serial = SerialConfig::File(log.to_owned());
     config.cmdline = CmdlineConfig {
         mode: CmdlineMode::Replace,
@@ -45,7 +51,8 @@ fn start(name: &str, cmdline: String, log: &Path) -> (RunningVm, Arc<Lifecycle>,
     (vm, lifecycle, hardware)
 }
 
-fn wait_for_end(lifecycle: &Lifecycle) {
+/// Waits, for two minutes at most, until the VM has ended.
+pub fn wait_for_end(lifecycle: &Lifecycle) {
     let deadline = Instant::now() + Duration::from_secs(120);
     while lifecycle.reason().is_none() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));
@@ -62,7 +69,8 @@ fn pauses_do_not_disturb_system_calls() {
     };
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("serial.log");
-    let (vm, lifecycle, hardware) = start("syscall_forgery", format!("bare.rounds={rounds}"), &log);
+    let words = format!("bare.rounds={rounds}");
+    let (vm, lifecycle, hardware) = start("syscall_forgery", 1, words, &log);
     let mut pauses = 0;
     while pauses < PAUSES && lifecycle.reason().is_none() {
         vm.pause();
@@ -90,7 +98,7 @@ fn a_thousand_pauses_lose_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("serial.log");
     let all = lines_to_print();
-    let (vm, lifecycle, hardware) = start("pause_load", format!("bare.lines={all}"), &log);
+    let (vm, lifecycle, hardware) = start("pause_load", 1, format!("bare.lines={all}"), &log);
     let mut stood_still = 0;
     for pause in 0..PAUSES {
         vm.pause();

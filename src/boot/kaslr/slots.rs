@@ -134,7 +134,7 @@ mod tests {
             let slots = Slots::new(&linked, align, end, Some(&avoid));
             let shift = slots.shift(random);
             let (from, to) = (linked.start + shift, linked.end + shift);
-            proptest::prop_assert!(shift % align == 0 && to <= end);
+            proptest::prop_assert!(shift.is_multiple_of(align) && to <= end);
             proptest::prop_assert!(to <= avoid.start || from >= avoid.end);
         }
     }

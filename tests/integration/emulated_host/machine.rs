@@ -3,7 +3,8 @@
 //! a moment at which the host's power is cut.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -18,6 +19,8 @@ const TAIL: usize = 60;
 /// How often a watched host says that it is alive, and how long it may be silent.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 const STILL: Duration = Duration::from_secs(60);
+/// The socket of a watched host's monitor.
+const MONITOR: &str = "monitor";
 const STOOD_STILL: &str = "standing still, all of it,";
 
 /// An emulated host to be; the fields are public so that a test says only what it
@@ -178,14 +181,16 @@ impl EmulatedHost {
             .stderr(fs::File::create(&error_file).map_err(|error| error.to_string())?)
             .spawn()
             .map_err(|error| format!("cannot start QEMU (package qemu-system-x86): {error}"))?;
-        let (output, end) = self.collect_output(&mut qemu, &console_file, enough);
+        let monitor = root.scratch().join(MONITOR);
+        let (output, end, registers) =
+            self.collect_output(&mut qemu, &console_file, &monitor, enough);
         let _ = qemu.wait();
         let console = fs::read(&console_file).unwrap_or_default();
         Ok(Past {
             command: format!("{command:?}"),
             console: String::from_utf8_lossy(&console).into_owned(),
             output,
-            errors: qemu_errors(&error_file),
+            errors: qemu_errors(&error_file) + &registers,
             end,
         })
     }
@@ -196,8 +201,9 @@ impl EmulatedHost {
         &self,
         qemu: &mut Child,
         console: &Path,
+        monitor: &Path,
         enough: &mut dyn FnMut(&str) -> bool,
-    ) -> (String, End) {
+    ) -> (String, End, String) {
         let start = Instant::now();
         // The console's length, and when it was last another one.
         let mut life = (0, start);
@@ -226,11 +232,16 @@ impl EmulatedHost {
                 Err(RecvTimeoutError::Timeout) => break End::TimedOut,
             }
         };
+        // A few times, to tell a loop from a halt.
+        let registers = match end {
+            End::StoodStill => (0..3).map(|_| registers(monitor)).collect(),
+            _ => String::new(),
+        };
         if end != End::Ended {
             let _ = qemu.kill();
         }
         let _ = reader.join();
-        (output, end)
+        (output, end, registers)
     }
 
     fn qemu(&self, image: &Path, console_file: &Path) -> Command {
@@ -250,6 +261,11 @@ impl EmulatedHost {
         qemu.arg("-serial");
         qemu.arg(format!("file:{}", console_file.display()));
         qemu.args(["-serial", "stdio"]);
+        if self.watched {
+            let monitor = console_file.with_file_name(MONITOR);
+            qemu.arg("-monitor");
+            qemu.arg(format!("unix:{},server=on,wait=off", monitor.display()));
+        }
         qemu.arg("-drive");
         qemu.arg(format!(
             "file={},format=raw,if=virtio,cache=unsafe",
@@ -318,6 +334,33 @@ impl Past {
             tail(&self.console),
             tail(&self.output),
         )
+    }
+}
+
+/// What QEMU's monitor says of the emulated processor: for whoever wonders why it stands still.
+fn registers(monitor: &Path) -> String {
+    let answer = || -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(monitor)?;
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        stream.write_all(b"info registers\n")?;
+        let mut text = Vec::new();
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            text.extend_from_slice(&buffer[..count]);
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    };
+    match answer() {
+        Ok(text) => text
+            .lines()
+            .filter(|line| {
+                ["RIP=", "CS ", "CR0=", "EFER="]
+                    .iter()
+                    .any(|name| line.contains(name))
+            })
+            .map(|line| format!("{}\n", line.trim()))
+            .collect(),
+        Err(error) => format!("QEMU's monitor does not answer: {error}\n"),
     }
 }
 

@@ -1,0 +1,166 @@
+//! Stacks counted: Brendan Gregg's folded format, and the table of the busiest functions.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt::Write;
+
+use super::activity::{Activity, Share};
+use super::samples::{Sample, Samples};
+use super::unwind::Unwinder;
+use crate::boot::{SymbolTable, Symbols};
+
+/// Rows of the table.
+const ROWS: usize = 20;
+/// Kernel modules are loaded here (Linux Documentation/arch/x86/x86_64/mm.rst).
+const MODULES: std::ops::Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_ff00_0000;
+/// What Linux adds to a physical address of its image for a virtual one.
+const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
+
+/// How often each stack was seen.
+#[derive(Debug, Default)]
+pub(super) struct Folded {
+    stacks: BTreeMap<String, u64>,
+    shares: BTreeMap<Share, u64>,
+    vcpus: usize,
+}
+
+/// What a kernel's addresses mean.
+pub(super) struct Resolver {
+    table: SymbolTable,
+    unwinder: Option<Unwinder>,
+    is_moved: bool,
+}
+
+impl Resolver {
+    /// By what the kernel's files tell, if there are any.
+    pub(super) fn of(symbols: Option<&Symbols>) -> Self {
+        Self {
+            table: symbols.and_then(Symbols::table).unwrap_or_default(),
+            unwinder: symbols.map(Unwinder::of),
+            is_moved: symbols.is_some_and(|symbols| symbols.shift() != 0),
+        }
+    }
+
+    fn name(&self, address: u64) -> String {
+        // Linux runs at its physical address until its own page tables are there.
+        let early = address.wrapping_add(KERNEL_MAP);
+        let found = self.table.function_at(address).or_else(|| {
+            let is_early = address < u64::from(u32::MAX) && !self.is_moved;
+            self.table.function_at(early).filter(|_| is_early)
+        });
+        match found.and_then(|(index, _)| self.table.name(index)) {
+            // Frames are parted by semicolons.
+            Some(name) => name.replace(';', "?"),
+            None if MODULES.contains(&address) => "[module]".to_owned(),
+            None => "[unknown]".to_owned(),
+        }
+    }
+
+    /// The frames of a sample below its vCPU's, the outermost first.
+    fn frames(&mut self, sample: &Sample<'_>) -> Vec<String> {
+        let mut frames = Vec::new();
+        match sample.activity {
+            Activity::NotStarted => {}
+            _ if sample.place.user => frames.push("[user]".to_owned()),
+            _ => {
+                let unwinder = self.unwinder.as_mut();
+                let callers =
+                    unwinder.map_or(Vec::new(), |unwinder| unwinder.callers(sample, &self.table));
+                frames.push("[kernel]".to_owned());
+                // A return address may be the first of the next function.
+                let callers = callers.iter().rev().map(|address| address.wrapping_sub(1));
+                let addresses = callers.chain([sample.place.rip]);
+                frames.extend(addresses.map(|address| self.name(address)));
+            }
+        }
+        frames.extend(sample.activity.frame());
+        frames
+    }
+}
+
+impl Folded {
+    /// Counts the samples of the VM's vCPUs, in their order.
+    pub(super) fn add(&mut self, vcpus: &[Samples], resolver: &mut Resolver) {
+        self.vcpus = self.vcpus.max(vcpus.len());
+        for (number, samples) in vcpus.iter().enumerate() {
+            for sample in samples.iter() {
+                let mut stack = format!("vcpu{number}");
+                for frame in resolver.frames(&sample) {
+                    stack.push(';');
+                    stack.push_str(&frame);
+                }
+                *self.stacks.entry(stack).or_default() += sample.weight;
+                let share = sample.activity.share(sample.place.user);
+                *self.shares.entry(share).or_default() += sample.weight;
+            }
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.stacks.values().sum()
+    }
+
+    /// The folded stacks, a line each.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        for (stack, count) in &self.stacks {
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "{stack} {count}");
+        }
+        text
+    }
+
+    /// The busiest functions, by the samples that hit them themselves.
+    pub(super) fn table(&self, hz: u32) -> String {
+        let total = self.total();
+        let mut text = format!(
+            "mayfly: {total} samples of {} vCPUs at {hz} Hz:",
+            self.vcpus
+        );
+        for (share, count) in &self.shares {
+            let _ = write!(text, " {share} {:.1} %", percent(*count, total));
+        }
+        let mut rows: Vec<(&str, Row)> = self.rows().into_iter().collect();
+        rows.retain(|(_, row)| row.own > 0);
+        rows.sort_by(|(a, x), (b, y)| y.own.cmp(&x.own).then(a.cmp(b)));
+        rows.truncate(ROWS);
+        text.push_str("\n   own %  total %  seconds  where\n");
+        for (name, row) in rows {
+            let _ = writeln!(
+                text,
+                "{:8.1} {:8.1} {:8.2}  {name}",
+                percent(row.own, total),
+                percent(row.total, total),
+                row.own as f64 / f64::from(hz.max(1)),
+            );
+        }
+        text
+    }
+
+    fn rows(&self) -> HashMap<&str, Row> {
+        let mut rows: HashMap<&str, Row> = HashMap::new();
+        for (stack, count) in &self.stacks {
+            // Recursion counts once.
+            let frames: HashSet<&str> = stack.split(';').skip(1).collect();
+            for frame in frames {
+                rows.entry(frame).or_default().total += count;
+            }
+            let leaf = stack.rsplit(';').next().unwrap_or(stack);
+            rows.entry(leaf).or_default().own += count;
+        }
+        rows
+    }
+}
+
+#[derive(Default)]
+struct Row {
+    own: u64,
+    total: u64,
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    100.0 * part as f64 / (whole.max(1)) as f64
+}
+
+#[cfg(test)]
+#[path = "fold_tests.rs"]
+mod tests;

@@ -1,0 +1,325 @@
+//! `--memory`'s options, by the host's own counters of the process that runs the VM.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::common::running::Running;
+use crate::common::{Mayfly, Outcome};
+
+/// The guest touches 4 MiB of its 16.
+const TOUCHED_KIB: u64 = 4 << 10;
+const ALL_KIB: u64 = 16 << 10;
+
+/// The exit code for what another command line would mend.
+const USAGE: i32 = 245;
+
+fn touching(memory: &str) -> Mayfly {
+    Mayfly::bare("touch").args(["--memory", memory])
+}
+
+/// A VM with this memory that has touched its 4 MiB.
+#[track_caller]
+fn touched(memory: &str) -> Running {
+    let mut vm = touching(memory).start();
+    vm.wait_for("touched");
+    vm
+}
+
+fn proc_file(vm: &Running, name: &str) -> String {
+    fs::read_to_string(format!("/proc/{}/{name}", vm.id())).unwrap_or_default()
+}
+
+/// KiB that `/proc/PID/smaps` counts as `name` over all mappings.
+fn smaps(vm: &Running, name: &str) -> u64 {
+    let text = proc_file(vm, "smaps");
+    assert!(text.contains(name), "no {name} in smaps");
+    text.lines()
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        .map(kib)
+        .sum()
+}
+
+fn kib(text: &str) -> u64 {
+    let number = text.split_whitespace().next().expect("a number");
+    number.parse().expect("a number")
+}
+
+/// KiB on the line of `/proc/PID/status` that starts with `name`.
+fn status(vm: &Running, name: &str) -> u64 {
+    let text = proc_file(vm, "status");
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    kib(line.expect("the line").trim_start_matches(':'))
+}
+
+/// It ended with one line of Mayfly's, which has `text` in it.
+#[track_caller]
+fn refused(outcome: &Outcome, text: &str) {
+    outcome.ended(USAGE, "usage");
+    let line = &outcome.stderr;
+    assert!(line.contains(text), "no '{text}' in: {outcome}");
+    assert_eq!(line.lines().count(), 1, "{outcome}");
+}
+
+/// A file of the host's settings that has another content for a while.
+struct Setting {
+    path: String,
+    before: String,
+}
+
+impl Setting {
+    /// None where the host has no such setting, or it is not ours to change.
+    fn change(path: &str, value: &str) -> Option<Self> {
+        let before = fs::read_to_string(path).ok()?.trim().to_owned();
+        fs::write(path, value).ok()?;
+        let path = path.to_owned();
+        Some(Self { path, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.path, &self.before);
+    }
+}
+
+/// Whether the host's file `enabled` or `shmem_enabled` has chosen `word`.
+fn transparent_is(file: &str, word: &str) -> bool {
+    let modes = fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{file}"));
+    modes.is_ok_and(|modes| modes.contains(&format!("[{word}]")))
+}
+
+#[test]
+fn memory_is_private_and_taken_when_touched() {
+    let vm = touched("16M");
+    let resident = status(&vm, "VmRSS");
+    assert!((TOUCHED_KIB..ALL_KIB).contains(&resident), "{resident} KiB");
+    assert_eq!(status(&vm, "VmLck"), 0);
+    assert!(!proc_file(&vm, "maps").contains("memfd:guest-ram"));
+    // Where huge pages are given to those who ask, this one has not asked.
+    if transparent_is("enabled", "madvise") {
+        assert_eq!(smaps(&vm, "AnonHugePages"), 0);
+    }
+}
+
+#[test]
+fn transparent_huge_pages_are_used() {
+    let mut vm = touched("16M,hugepages=thp");
+    if !transparent_is("enabled", "madvise") && !transparent_is("enabled", "always") {
+        vm.wait_for_error("warning: hugepages=thp has no effect");
+        return;
+    }
+    let huge = smaps(&vm, "AnonHugePages");
+    // Not every 2 MiB may be found.
+    assert!(huge >= TOUCHED_KIB / 2, "{huge} KiB in huge pages");
+}
+
+#[test]
+fn huge_pages_come_out_of_the_hosts_pool() {
+    const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
+    let count = |file: &str| -> u64 {
+        let text = fs::read_to_string(format!("{POOL}/{file}"));
+        text.map_or(0, |text| kib(&text))
+    };
+    // A pool of 240 GiB nobody has.
+    let too_many = touching("240G,hugepages=2M").outcome();
+    if !Path::new(POOL).exists() {
+        refused(&too_many, "this host has no pool of 2 MiB huge pages");
+        return;
+    }
+    refused(&too_many, "guest memory needs 122880 huge pages of 2 MiB");
+    let wanted = (count("nr_hugepages") + 10).to_string();
+    let more = Setting::change(&format!("{POOL}/nr_hugepages"), &wanted);
+    let there = more.is_some() && count("free_hugepages") - count("resv_hugepages") >= 8;
+    for memory in ["16M,hugepages=2M", "16M,hugepages=2M,shared,lock"] {
+        if !there {
+            refused(&touching(memory).outcome(), "nr_hugepages");
+            continue;
+        }
+        let vm = touched(memory);
+        let huge = smaps(&vm, "Private_Hugetlb") + smaps(&vm, "Shared_Hugetlb");
+        let bounds = TOUCHED_KIB..=ALL_KIB;
+        assert!(bounds.contains(&huge), "{memory}: {huge} KiB in huge pages");
+        // Those that are not touched yet are kept for it.
+        let kept = count("resv_hugepages") * 2048;
+        assert!(kept >= ALL_KIB - huge, "{memory}: {kept} KiB reserved");
+        assert!(
+            fs::read_to_string("/proc/meminfo").is_ok_and(|text| {
+                let line = text.lines().find(|line| line.starts_with("HugePages_Free"));
+                line.is_some_and(|line| !line.ends_with(&format!(" {}", count("nr_hugepages"))))
+            }),
+            "{memory}: all pages are free"
+        );
+    }
+}
+
+#[test]
+fn equal_pages_are_merged() {
+    const KSM: &str = "/sys/kernel/mm/ksm";
+    let mut vm = touching("16M,mergeable,lock").start();
+    let Ok(run) = fs::read_to_string(format!("{KSM}/run")) else {
+        refused(
+            &vm.outcome(),
+            "the kernel of this host cannot merge equal pages",
+        );
+        return;
+    };
+    vm.wait_for("touched");
+    if run.trim() != "1" {
+        vm.wait_for_error("warning: mergeable has no effect yet: KSM does not run");
+    }
+    // A page that nobody has asked to merge is left alone.
+    let other = touched("16M");
+    let settings = [
+        ("sleep_millisecs", "1"),
+        ("pages_to_scan", "4000"),
+        ("run", "1"),
+    ];
+    let settings = settings.map(|(file, value)| Setting::change(&format!("{KSM}/{file}"), value));
+    if run.trim() != "1" && settings.iter().any(Option::is_none) {
+        // Not ours to switch on: the warning is all there is to see.
+        return;
+    }
+    let merged = |vm: &Running| kib(&proc_file(vm, "ksm_merging_pages")) * 4;
+    let end = Instant::now() + Duration::from_secs(60);
+    while merged(&vm) < TOUCHED_KIB * 3 / 4 {
+        let so_far = merged(&vm);
+        assert!(
+            Instant::now() < end,
+            "{so_far} KiB of equal pages are merged"
+        );
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(merged(&other), 0);
+    let sharing = fs::read_to_string(format!("{KSM}/pages_sharing"));
+    assert!(kib(&sharing.expect("pages_sharing")) * 4 >= TOUCHED_KIB / 2);
+    // The switch first, as the others may only slow a host down.
+    settings.into_iter().rev().for_each(drop);
+}
+
+#[test]
+fn locked_memory_is_counted_as_such() {
+    let vm = touched("16M,lock");
+    assert_eq!(status(&vm, "VmLck"), ALL_KIB);
+    // Only what is touched is there.
+    assert!(status(&vm, "VmRSS") < ALL_KIB);
+}
+
+#[test]
+fn more_than_may_be_locked_is_refused() {
+    const LIMIT: u64 = 1 << 20;
+    let mut command = touching("16M,lock").into_command();
+    let give_up_the_right = || {
+        const CAP_IPC_LOCK: i32 = 14;
+        let limit = libc::rlimit {
+            rlim_cur: LIMIT,
+            rlim_max: LIMIT,
+        };
+        // SAFETY: both calls are made in the new process and touch nothing but its
+        // rights; a user who has no such right fails to drop it, which is as well.
+        unsafe {
+            libc::prctl(libc::PR_CAPBSET_DROP, CAP_IPC_LOCK);
+            if libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) != 0 {
+                return Err(std::io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: it makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(give_up_the_right) };
+    let output = command.output().expect("run mayfly");
+    assert_eq!(output.status.code(), Some(USAGE), "{output:?}");
+    let line = String::from_utf8_lossy(&output.stderr).into_owned();
+    let expected = "this user may lock 1048576 (RLIMIT_MEMLOCK)";
+    assert!(line.contains(expected), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+}
+
+#[test]
+fn memory_is_taken_at_once_or_not_at_all() {
+    let vm = touched("16M,prealloc");
+    assert!(status(&vm, "VmRSS") >= ALL_KIB);
+    assert_eq!(status(&vm, "VmLck"), 0);
+    let mut vm = touched("16M,prealloc,lock,shared,hugepages=thp");
+    assert!(status(&vm, "VmRSS") >= ALL_KIB);
+    assert_eq!(status(&vm, "VmLck"), ALL_KIB);
+    // Files in memory have a switch of their own.
+    if transparent_is("shmem_enabled", "never") {
+        vm.wait_for_error("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    }
+    let outcome = touching("240G,prealloc").outcome();
+    refused(
+        &outcome,
+        "cannot take 245760 MiB of guest memory at the start",
+    );
+}
+
+#[test]
+fn shared_memory_is_a_file_that_is_not_merged() {
+    let vm = touched("64G,shared");
+    let maps = proc_file(&vm, "maps");
+    let line = maps.lines().find(|line| line.contains("memfd:guest-ram"));
+    assert!(line.is_some_and(|line| line.contains(" rw-s ")), "{maps}");
+    let resident = status(&vm, "RssShmem");
+    assert!((TOUCHED_KIB..ALL_KIB).contains(&resident), "{resident} KiB");
+    let outcome = touching("16M,shared,mergeable").outcome();
+    assert_eq!(outcome.code, 245, "{outcome}");
+    let why = "KSM merges only private anonymous memory";
+    assert!(outcome.stderr.contains(why), "{outcome}");
+}
+
+#[test]
+fn memory_comes_from_the_node_that_was_chosen() {
+    if !Path::new("/sys/devices/system/node").exists() {
+        let outcome = touching("16M,numa=0").outcome();
+        refused(&outcome, "knows no NUMA nodes");
+        return;
+    }
+    let vm = touched("16M,numa=0");
+    let maps = proc_file(&vm, "numa_maps");
+    let pages = |line: &str| -> Option<u64> {
+        let (_, rest) = line.split_once(" bind:0 ")?;
+        let count = rest
+            .split_whitespace()
+            .find_map(|word| word.strip_prefix("N0="))?;
+        count.parse().ok()
+    };
+    let bound: u64 = maps.lines().filter_map(pages).sum();
+    assert!(bound * 4 >= TOUCHED_KIB, "{maps}");
+    refused(
+        &touching("16M,numa=0-999").outcome(),
+        "this host has no NUMA node",
+    );
+}
+
+#[test]
+fn more_memory_than_the_host_has_in_huge_pages() {
+    let vm = touched("64G,hugepages=thp,lock");
+    let resident = status(&vm, "VmRSS");
+    assert!(resident < 2 * ALL_KIB, "{resident} KiB");
+}
+
+/// What a host says that promises no more than it has: here one that only seems to, and
+/// whose limit is that of the process.
+#[test]
+fn a_host_that_keeps_its_promises_is_told_of() {
+    let mode = tempfile::NamedTempFile::new().expect("a file");
+    fs::write(mode.path(), "2\n").expect("write it");
+    let script = format!(
+        "mount --bind {} /proc/sys/vm/overcommit_memory && ulimit -v 2097152 && exec \"$@\"",
+        mode.path().display()
+    );
+    let outcome = touching("64G")
+        .under("unshare", ["--mount", "bash", "-c", &script, "bash"])
+        .outcome();
+    refused(&outcome, "vm.overcommit_memory=2");
+    let outcome = touching("64G")
+        .under("bash", ["-c", "ulimit -v 2097152 && exec \"$@\"", "bash"])
+        .outcome();
+    refused(
+        &outcome,
+        "choose a smaller --memory: Cannot allocate memory",
+    );
+}
