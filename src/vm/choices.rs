@@ -34,9 +34,16 @@ pub fn level(choice: CpuModel) -> Option<Level> {
 }
 
 /// Kernels told to do without the IOAPIC, or without the tables that describe
-/// it, need a PIC and a PIT.
+/// it, need a PIC and a PIT; those told to do without kvmclock measure the TSC against
+/// the PIT, and count its ticks until they have.
 pub fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
-    const NEEDS_PIC: [&str; 4] = ["noapic", "nolapic", "acpi=off", "disableapic"];
+    const NEEDS_PIC: [&str; 5] = [
+        "noapic",
+        "nolapic",
+        "acpi=off",
+        "disableapic",
+        "no-kvmclock",
+    ];
     match choice {
         Irqchip::Split => IrqchipMode::Split,
         Irqchip::Kernel => IrqchipMode::Kernel,
@@ -61,6 +68,7 @@ mod tests {
         assert_eq!(auto("console=ttyS0 panic=-1"), IrqchipMode::Split);
         assert_eq!(auto("console=ttyS0 noapic"), IrqchipMode::Kernel);
         assert_eq!(auto("acpi=off quiet"), IrqchipMode::Kernel);
+        assert_eq!(auto("no-kvmclock"), IrqchipMode::Kernel);
         assert_eq!(irqchip_mode(Irqchip::Split, "noapic"), IrqchipMode::Split);
         assert_eq!(irqchip_mode(Irqchip::Kernel, ""), IrqchipMode::Kernel);
     }

@@ -60,6 +60,28 @@ fn the_time_is_the_hosts_in_bcd() {
 }
 
 #[test]
+fn midnights_of_leap_years_and_centuries() {
+    // The second before, and what it reads afterwards: century, year, month, day, weekday.
+    let midnights = [
+        (946_684_799, [0x20, 0x00, 0x01, 0x01, 0x07]), // of 1999-12-31
+        (951_868_799, [0x20, 0x00, 0x03, 0x01, 0x04]), // of 2000-02-29, a leap day
+        (1_709_251_199, [0x20, 0x24, 0x03, 0x01, 0x06]), // of 2024-02-29
+        (4_107_542_399, [0x21, 0x00, 0x03, 0x01, 0x02]), // of 2100-02-28, no leap year
+    ];
+    for (before, date) in midnights {
+        let host = Host::at(before);
+        let mut rtc = rtc(&host);
+        assert_eq!(time(&mut rtc)[5..], [0x23, 0x59, 0x59]);
+        // Nothing changes before the second is over.
+        host.advance(999);
+        assert_eq!(time(&mut rtc)[5..], [0x23, 0x59, 0x59]);
+        host.advance(1);
+        assert_eq!(time(&mut rtc)[..5], date);
+        assert_eq!(time(&mut rtc)[5..], [0, 0, 0]);
+    }
+}
+
+#[test]
 fn register_b_chooses_binary_and_twelve_hours() {
     let mut rtc = rtc(&Host::at(FRIDAY));
     write(&mut rtc, REGISTER_B, B_BINARY | B_24_HOURS);

@@ -6,12 +6,16 @@
 //! | `mod.rs`      | what depends on the machine and the vCPU            |
 //! | `model.rs`    | `--cpu`: what is left of KVM's offer at a level     |
 //! | `features.rs` | the bits of each level, one a line                  |
+//! | `timing.rs`   | how fast the TSC is, for all who may ask            |
 
 mod features;
 pub mod model;
+mod timing;
 
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use thiserror::Error;
+
+use timing::LEAF_TIMING;
 
 /// Leaf 1 ECX: x2APIC.
 const ECX_X2APIC: u32 = 1 << 21;
@@ -21,12 +25,6 @@ const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1 EDX: more than one logical processor in the package.
 const EDX_HTT: u32 = 1 << 28;
-/// The leaf that tells TSC and APIC bus frequency in kHz (the convention VMware introduced).
-const LEAF_TIMING: u32 = 0x4000_0010;
-/// First hypervisor leaf: EAX is the highest one.
-const LEAF_HYPERVISOR: u32 = 0x4000_0000;
-/// KVM's local APIC timer ticks every nanosecond.
-const APIC_BUS_KHZ: u32 = 1_000_000;
 
 /// Why the CPUID table could not be made.
 #[derive(Debug, Error)]
@@ -106,7 +104,10 @@ pub fn for_vcpu(supported: &CpuId, topology: Topology, apic_id: u32) -> Result<C
     if max_leaf >= 0x1f && (topology.sockets > 1 || topology.threads > 1) {
         entries.extend(extended_topology(0x1f, topology, apic_id));
     }
-    add_timing_leaf(&mut entries, topology.tsc_khz);
+    timing::add_timing_leaf(&mut entries, topology.tsc_khz);
+    if max_leaf >= timing::LEAF_TSC && !amd {
+        timing::tell_tsc_ratio(&mut entries, topology.tsc_khz);
+    }
     CpuId::from_entries(&entries).map_err(|_| CpuidError::TooManyLeaves(entries.len()))
 }
 
@@ -192,23 +193,6 @@ fn extended_topology(function: u32, topology: Topology, apic_id: u32) -> [kvm_cp
         level(1, topology.socket_bits(), topology.in_socket(), 2),
         level(2, 0, 0, 0),
     ]
-}
-
-/// Tells the TSC frequency, so that no guest calibrates its clock against a timer.
-fn add_timing_leaf(entries: &mut Vec<kvm_cpuid_entry2>, tsc_khz: u32) {
-    let Some(first) = entries.iter_mut().find(|e| e.function == LEAF_HYPERVISOR) else {
-        return;
-    };
-    if tsc_khz == 0 {
-        return;
-    }
-    first.eax = first.eax.max(LEAF_TIMING);
-    entries.push(kvm_cpuid_entry2 {
-        function: LEAF_TIMING,
-        eax: tsc_khz,
-        ebx: APIC_BUS_KHZ,
-        ..Default::default()
-    });
 }
 
 #[cfg(test)]

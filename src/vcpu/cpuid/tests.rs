@@ -1,5 +1,6 @@
 //! The leaves, taken apart as guests do.
 
+use super::timing::{APIC_BUS_KHZ, LEAF_HYPERVISOR};
 use super::*;
 
 fn leaf(function: u32, index: u32, regs: [u32; 4]) -> kvm_cpuid_entry2 {
@@ -122,6 +123,16 @@ fn the_tsc_frequency_stands_in_the_timing_leaf() {
     assert_eq!(find(&table, LEAF_HYPERVISOR, 0).eax, LEAF_TIMING);
     let timing = find(&table, LEAF_TIMING, 0);
     assert_eq!((timing.eax, timing.ebx), (2_596_120, APIC_BUS_KHZ));
+}
+
+#[test]
+fn intels_own_leaf_tells_it_too() {
+    let table = shaped(&supported_by_intel(), [1, 1, 1], 0);
+    let told = find(&table, 0x15, 0);
+    let hertz = u64::from(told.ecx) * u64::from(told.ebx) / u64::from(told.eax);
+    assert!(hertz.abs_diff(2_596_120_000) < 400_000, "{hertz}");
+    let amd = shaped(&supported_by_amd(), [1, 1, 1], 0);
+    assert!(!amd.iter().any(|e| e.function == 0x15));
 }
 
 #[test]
