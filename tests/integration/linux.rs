@@ -63,13 +63,19 @@ fn fact(outcome: &Outcome, name: &str) -> String {
         .to_string()
 }
 
+/// Reads what is there only if a driver has found its device in the ACPI tables.
+const BOUND: &str = "mayfly.show=/sys/bus/platform/drivers/pvpanic-mmio/QEMU0001:00/capability \
+                     mayfly.show=/sys/bus/platform/drivers/vmgenid/MAYF0001:00/modalias";
+
 #[test]
 fn default_guest_uses_two_processors_and_heeds_its_power_button() {
     let _turn = turn_to_boot();
     tiny("vmlinux");
     let before = seconds_now();
     let mut running = Mayfly::new(["run", "--json", "--cpus", "2", "--cmdline"])
-        .arg("mayfly.date mayfly.spin=2 mayfly.wait-power-button")
+        .arg(format!(
+            "mayfly.date mayfly.spin=2 {BOUND} mayfly.wait-power-button"
+        ))
         .start();
     running.wait_for("mayfly-guest: waiting for the power button");
     let after = seconds_now();
@@ -86,6 +92,12 @@ fn default_guest_uses_two_processors_and_heeds_its_power_button() {
     assert!(now.contains(&epoch), "{epoch} is not in {now:?}: {outcome}");
 
     each_processor_counted(&outcome, 2);
+    for line in [
+        "QEMU0001:00/capability: 3",
+        "modalias: acpi:MAYF0001:VMGENCTR:",
+    ] {
+        assert!(outcome.guest().contains(line), "no driver: {outcome}");
+    }
 
     let userspace = outcome.json()["ms"]["userspace"].as_f64();
     println!("userspace after {userspace:?} ms");

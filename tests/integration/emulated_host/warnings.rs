@@ -1,13 +1,18 @@
 //! What kernels print at warning level or above: each line is our fault until
 //! docs/stock-kernels.md says why it is not.
 
-/// The page with the table of explained lines.
+/// The page with the table of explained lines: the first one under `## Warnings`, up to
+/// what is no more.
 const PAGE: &str = include_str!("../../../docs/stock-kernels.md");
 
 /// What the page explains: the text between backquotes that begins a row of a table.
 /// A line is explained by a row whose words it has in their order; `…` stands for any.
 fn explained() -> Vec<Vec<&'static str>> {
-    let rows = PAGE.lines().filter_map(|line| line.strip_prefix("| `"));
+    let (_, section) = PAGE
+        .split_once("## Warnings")
+        .expect("a section of warnings");
+    let (table, _) = section.split_once("mended:").expect("what has been mended");
+    let rows = table.lines().filter_map(|line| line.strip_prefix("| `"));
     let texts = rows.filter_map(|row| Some(row.split_once("` |")?.0));
     texts.map(|text| text.split('…').collect()).collect()
 }
@@ -27,7 +32,6 @@ fn explains(parts: &[&str], line: &str) -> bool {
 #[track_caller]
 pub fn are_explained(lines: &[&str]) {
     let explained = explained();
-    assert!(!explained.is_empty(), "no rows in docs/stock-kernels.md");
     for line in lines {
         println!("kernel: {line}");
         assert!(
@@ -75,7 +79,9 @@ fn only_what_the_page_has_is_explained() {
     assert_eq!(lines, [known, oops]);
     are_explained(&lines[..1]);
     let explained = explained();
-    assert!(!explained.iter().any(|parts| explains(parts, oops)));
+    for other in [oops, "[Firmware Bug]: TSC doesn't count with P0 frequency!"] {
+        assert!(!explained.iter().any(|parts| explains(parts, other)));
+    }
 
     assert!(explains(&["took ", " ns"], "hrtimer: interrupt took 12 ns"));
     assert!(!explains(&["took ", " ns"], "12 ns is what it took"));
