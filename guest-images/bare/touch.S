@@ -1,9 +1,9 @@
-/* Writes the same to each page from 8 MiB up to 24 MiB and waits for its end, so that
+/* Writes the same to each page from 8 MiB up to 12 MiB and waits for its end, so that
  * the host's counters can be looked at. */
 .include "guest.inc"
 
 .set FROM, 8 << 20
-.set TO, 24 << 20
+.set TO, 12 << 20
 .set PAGE, 4096
 
 main:

@@ -109,8 +109,8 @@ fn enter(config: &VmConfig) -> Option<Group> {
             log::info!("this process is in cgroup '{}'", group.path().display());
             if let (Some(weight), true) = (share.weight, group.is_alone()) {
                 log::warn!(
-                    "--cpu-weight has nothing to be compared with in '{}', which is this VM's alone; \
-                     use 'systemd-run --scope -p CPUWeight={weight} …' instead",
+                    "--cpu-weight has nothing to be compared with: the VM is alone in the cgroup above '{}'; \
+                     use 'systemd-run --user --scope -p CPUWeight={weight} mayfly run …'",
                     group.path().display()
                 );
             }

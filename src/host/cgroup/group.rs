@@ -164,8 +164,17 @@ impl<F: Folder> Group<F> {
         let parent: F = place.open()?;
         let enable = place.needs_enabling(&parent)?;
         stale::remove_from(&parent, stale::lives);
-        let home = F::open(place.home).and_then(|own| own.writer(PROCS));
-        let home = home.map_err(|source| CgroupError::Open(place.home.join(PROCS), source))?;
+        // Of an earlier process with our number, which was killed.
+        let _ = parent.remove(name);
+        let refused = |source| CgroupError::Make(place.parent.into(), source);
+        parent.make(name).map_err(refused)?;
+        let home = match F::open(place.home).and_then(|own| own.writer(PROCS)) {
+            Ok(home) => home,
+            Err(source) => {
+                let _ = parent.remove(name);
+                return Err(CgroupError::Open(place.home.join(PROCS), source));
+            }
+        };
         let mut group = Self {
             alone: enable && !is_top(&parent),
             parent,
@@ -174,13 +183,6 @@ impl<F: Folder> Group<F> {
             home,
             enabled: None,
         };
-        let refused = |source| CgroupError::Make(place.parent.into(), source);
-        // Of an earlier process with our number, which was killed.
-        let _ = group.parent.remove(name);
-        if let Err(source) = group.parent.make(name) {
-            group.name.clear();
-            return Err(refused(source));
-        }
         // Version 1 has the values first, so that nothing runs without them.
         if place.version == Version::V1 {
             group.set(place, share)?;
@@ -269,9 +271,6 @@ fn values(version: Version, share: CpuShare) -> Vec<(&'static str, String)> {
 
 impl<F: Folder> Drop for Group<F> {
     fn drop(&mut self) {
-        if self.name.is_empty() {
-            return;
-        }
         if self.home.write_all(THIS_PROCESS).is_err()
             && let Some(control) = &mut self.enabled
         {

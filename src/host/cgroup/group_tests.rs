@@ -113,7 +113,15 @@ fn who_may_not_is_told_of_his_own_cgroup_and_nothing_changes() {
         deny(path);
     }
     let line = refused(&own).to_string();
-    assert!(line.contains("'/cg/user/scope"), "{line}");
+    assert_eq!(line, "cannot make a cgroup in '/cg/user/scope'");
+}
+
+#[test]
+fn who_could_not_come_back_does_not_go() {
+    let own = FakeFolder::root().version_1().start_in("vms");
+    deny("/cg/vms/cgroup.procs");
+    let error = refused(&own);
+    assert!(matches!(error, CgroupError::Open(..)), "{error:?}");
 }
 
 #[test]

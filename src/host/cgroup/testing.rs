@@ -22,7 +22,7 @@ struct Kernel {
     /// What is mounted is a namespace's root only.
     namespace: bool,
     groups: BTreeMap<PathBuf, State>,
-    /// Cgroups that may not be changed.
+    /// Cgroups and files that may not be changed.
     denied: BTreeSet<PathBuf>,
     /// All that was written, as `PATH/FILE VALUE`.
     log: Vec<String>,
@@ -155,7 +155,7 @@ pub fn put_other_into(path: &str) {
     });
 }
 
-/// No cgroup at this path may be changed, nor made in it.
+/// The cgroup or file at this path may not be changed, nor a cgroup made in it.
 pub fn deny(path: &str) {
     with(|kernel| kernel.denied.insert(path.into()));
 }
@@ -275,6 +275,7 @@ impl Folder for FakeFolder {
     fn writer(&self, file: &str) -> io::Result<FakeWriter> {
         with(|kernel| {
             kernel.permit(&self.0)?;
+            kernel.permit(&self.0.join(file))?;
             if file.starts_with("cpu.") && !kernel.has_cpu(&self.0) {
                 return errno(libc::ENOENT);
             }

@@ -10,6 +10,7 @@ use crate::memory::mapping::Mapping;
 use crate::memory::options::NumaNodes;
 
 /// Checks that the pools have pages for `size` bytes of guest RAM, or could get them.
+#[cold]
 pub(super) fn check(size: u64, page: u64, nodes: Option<NumaNodes>) -> Result<(), MemoryError> {
     if Pool::of_host(page).is_none() {
         return Err(MemoryError::NoHugePages { page });
@@ -21,6 +22,7 @@ pub(super) fn check(size: u64, page: u64, nodes: Option<NumaNodes>) -> Result<()
 }
 
 /// What to do for `size` bytes in pages of `page` bytes, if too few are free.
+#[cold]
 pub(super) fn lacking(size: u64, page: u64, nodes: Option<NumaNodes>) -> Option<MemoryError> {
     let pools: Vec<Pool> = match nodes {
         None => vec![Pool::of_host(page)?],
@@ -61,6 +63,7 @@ impl Pool {
         Self::read(Path::new(&place), page)
     }
 
+    #[cold]
     fn read(place: &Path, page: u64) -> Option<Self> {
         let directory = place.join(format!("hugepages-{}kB", page >> 10));
         let count = |file: &str| -> Option<u64> {
@@ -82,6 +85,7 @@ impl Pool {
 }
 
 /// Asks for transparent huge pages, and says where that is in vain.
+#[cold]
 pub(super) fn transparent(mapping: &Mapping, shared: bool) {
     const PLACE: &str = "/sys/kernel/mm/transparent_hugepage";
     // Files in memory have a switch of their own.

@@ -8,6 +8,7 @@ use crate::memory::options::NumaNodes;
 
 /// Checks that `size` bytes can be taken from the host now: taking what is not there
 /// would have the kernel end this process, or another.
+#[cold]
 pub(super) fn check(size: u64, nodes: Option<NumaNodes>) -> Result<(), MemoryError> {
     let too_much = |left, holder| MemoryError::TooMuchAtOnce { size, left, holder };
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
@@ -45,6 +46,7 @@ pub(super) fn promises_left() -> u64 {
 }
 
 /// The bytes on the line of `text` that has `name` and a number of KiB.
+#[cold]
 fn kib(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.split_once(name))?.1;
     let number: u64 = line.split_whitespace().next()?.parse().ok()?;
@@ -66,6 +68,7 @@ fn own_group(text: &str) -> &str {
 }
 
 /// What the limits of a cgroup and those above it leave, if there are any.
+#[cold]
 fn of_group(mount: &Path, group: &str) -> Option<u64> {
     let folders = Path::new(group).ancestors().map(|group| mount.join(group));
     let left = folders.filter_map(|folder| {

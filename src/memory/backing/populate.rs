@@ -88,6 +88,7 @@ fn is_resident(place: *mut u8) -> io::Result<bool> {
 ///
 /// # Errors
 /// The first one of `work`, after which no new part is begun.
+#[cold]
 fn by_parts(
     len: usize,
     pool_page: Option<u64>,

@@ -102,7 +102,10 @@ fn pages_of_a_pool_are_cleared_and_kept() {
         let ram = GuestRam::with_options(8 * MIB, &options).unwrap();
         let (_, address) = ram.regions().next().unwrap();
         assert!(flags_of(address).contains(" ht "), "{}", flags_of(address));
-        // Reserved for this one, so a second one has none.
+        if pages.before > 0 {
+            continue;
+        }
+        // All there are are reserved for this one, so a second one has none.
         let error = GuestRam::with_options(8 * MIB, &options).unwrap_err();
         assert!(matches!(error, MemoryError::FewHugePages { needed: 4, .. }));
     }

@@ -9,6 +9,7 @@ pub mod acpi;
 pub mod config;
 pub mod devices;
 pub mod instruction;
+pub mod kallsyms;
 pub mod kernel_file;
 pub mod payload;
 pub mod qcow2_check;
@@ -28,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     ("config", config::run),
     ("devices", devices::run),
     ("instruction", instruction::run),
+    ("kallsyms", kallsyms::run),
     ("kernel_file", kernel_file::run),
     ("payload", payload::run),
     ("virtio_block", virtio_block::run),

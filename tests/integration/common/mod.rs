@@ -9,6 +9,7 @@ pub mod image;
 pub mod netns;
 pub mod pattern;
 pub mod peer;
+pub mod process;
 pub mod run;
 pub mod running;
 pub mod startup;
