@@ -15,6 +15,7 @@ mod default_guest;
 mod doctor;
 mod exit_codes;
 mod image;
+mod later;
 mod logging;
 mod run;
 mod say;
@@ -24,6 +25,8 @@ use std::ffi::OsString;
 use std::time::Instant;
 
 use clap::{Parser, Subcommand};
+
+use self::later::Later;
 
 /// Boots disposable virtual machines on Linux/KVM.
 #[derive(Debug, Parser)]
@@ -40,9 +43,9 @@ enum Command {
     /// Boot a VM and wait for its end
     Run(Box<run::RunArgs>),
     /// Tell whether this host can run VMs
-    Doctor(doctor::DoctorArgs),
+    Doctor(Later<doctor::DoctorArgs>),
     /// Make, show, convert, commit and check disk images
-    Image(image::ImageArgs),
+    Image(Later<image::ImageArgs>),
 }
 
 /// What a shell takes for success.
@@ -55,8 +58,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>, started: Instant) -> u8 {
     match Cli::try_parse_from(&args) {
         Ok(Cli { command }) => match command {
             Command::Run(args) => run::run(*args, started),
-            Command::Doctor(args) => doctor::run(&args),
-            Command::Image(args) => image::run(args),
+            Command::Doctor(args) => doctor::run(&args.0),
+            Command::Image(args) => image::run(args.0),
         },
         Err(error) if !error.use_stderr() => {
             say::on_stdout(&error.render().to_string());
