@@ -250,6 +250,23 @@ impl Kernel {
         Ok(false)
     }
 
+    /// Those of `texts` that are nowhere in its file. In a kernel that unpacks itself in the
+    /// guest there is nothing to be seen, so none of them is known to be missing.
+    ///
+    /// # Errors
+    /// [`BootError::Read`].
+    pub fn missing<'a>(&self, texts: &[&'a str]) -> Result<Vec<&'a str>, BootError> {
+        match self.form {
+            KernelForm::BzImage => Ok(Vec::new()),
+            _ => self.image.missing(texts),
+        }
+    }
+
+    /// Length of what is loaded of it, of its file at least, in bytes.
+    pub fn file_len(&self) -> u64 {
+        self.image.len()
+    }
+
     /// The setup header for the zero page, if the kernel came with one.
     pub(super) fn setup_header(&self) -> Option<&[u8]> {
         self.setup.as_ref().map(SetupHeader::raw)
