@@ -54,6 +54,9 @@ main:
 9:  ret
 
 wait_for_byte:
+    mov $PORT_SERIAL + 4, %dx
+    mov $2, %al                 /* RTS: from now on bytes are taken */
+    out %al, %dx
     PRINT "waiting\n"
     mov $PORT_SERIAL + 5, %dx
 1:  pause
@@ -83,6 +86,9 @@ registers:
     FACT "scratch", %rax
     mov $0x5a, %al
     out %al, %dx
+    mov $PORT_SERIAL + 4, %dx
+    in %dx, %al
+    FACT "modem", %rax
     mov $0xcf9, %dx
     in %dx, %al
     FACT "reset", %rax

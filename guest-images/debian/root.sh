@@ -73,6 +73,9 @@ keys=/usr/share/keyrings/debian-archive-keyring.gpg
 quietly env -u APT_CONFIG debootstrap --variant=minbase --include="$packages" \
     $([[ ! -f $keys ]] || echo "--keyring=$keys") "$release" "$root" "$mirror"
 
+# By this its initramfs will know what has to be checked.
+echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
+
 # The package of a kernel: linux-image-6.1.0-56-cloud-amd64 and the like.
 package() {
     local name
@@ -101,7 +104,6 @@ progress 80 "setting it up"
 chroot "$root" dpkg-query -W >"$work/out/stamp"
 quietly chroot "$root" passwd --delete root
 echo mayfly >"$root/etc/hostname"
-echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
 rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/* "$root"/usr/share/{doc,man,locale}/*
 quietly bash "$here/../tiny/init/build.sh" "$work"
 install -m 755 "$work/init" "$root/sbin/mayfly-init"

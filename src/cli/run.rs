@@ -138,7 +138,7 @@ pub(super) struct RunArgs {
           default_value = "auto", default_missing_value = "on")]
     kaslr: Kaslr,
 
-    /// Start again when the guest resets itself, instead of ending
+    /// Start again when the guest resets itself, instead of ending; disks and networks stay
     #[arg(long)]
     reboot: bool,
 

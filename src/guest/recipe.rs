@@ -16,10 +16,11 @@ macro_rules! recipe {
 
 /// Name below the recipe's folder and content, in the order in which the script
 /// hashes them.
-const FILES: [(&str, &[u8]); 21] = recipe![
+const FILES: [(&str, &[u8]); 23] = recipe![
     "build.sh",
     "full.config",
     "init/build.sh",
+    "init/button.c",
     "init/commands.c",
     "init/commands.h",
     "init/console.c",
@@ -27,6 +28,7 @@ const FILES: [(&str, &[u8]); 21] = recipe![
     "init/ethtool.c",
     "init/files.c",
     "init/init.c",
+    "init/kernel.c",
     "init/net.c",
     "init/net.h",
     "init/ping.c",

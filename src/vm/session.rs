@@ -104,6 +104,8 @@ fn start_again(
     records: &mut Records<'_>,
 ) -> Result<ExitReason, BuildError> {
     hardware.reset()?;
+    // It has lived for a moment.
+    hardware.start_writer()?;
     let built = builder::build(config, inputs, hardware)?;
     events.control()?.attend(built.panel.clone());
     // What happened since the end of the machine before.

@@ -8,13 +8,17 @@
 #
 #   --debian        a whole Debian instead, with its own initramfs and its root on a
 #                   disk, up to our init on that disk; needs root
+#   --emulated      nothing of that, but a whole Debian up to its login prompt, and off
+#                   by the power button, on the emulated host with hardware KVM: the
+#                   test of the same, with all kernels; takes no other options
 #   --plain         only the kernel options that Mayfly chooses by itself
-#   --memory SIZE   guest memory, 256M; 512M for a whole Debian
+#   --memory SIZE   guest memory, 256M; 768M for a whole Debian
 #   --timeout TIME  give a kernel up after this time, 30m
 #   --keep DIR      where to leave the consoles, VERSION.log, and processor times
 #   --mayfly FILE   another binary than target/release/mayfly
 #
-# VERSION is 6.1 or 6.12, both if none is named. While a kernel boots its console
+# VERSION is 6.1 or 6.12, or for a whole Debian also generic (6.1 for every machine);
+# all if none is named. While a kernel boots its console
 # is on stderr. The exit status is 1 if one did not get as far as powering off.
 set -euo pipefail
 export LC_ALL=C
@@ -26,6 +30,7 @@ timeout=30m
 keep=
 plain=
 debian=
+emulated=
 versions=()
 more=()
 
@@ -38,6 +43,7 @@ while (($#)); do
     case $1 in
     --plain) plain=yes ;;
     --debian) debian=yes ;;
+    --emulated) emulated=yes ;;
     --memory | --timeout | --keep | --mayfly)
         (($# >= 2)) || fail "$1 needs a value"
         declare "${1#--}=$2"
@@ -53,23 +59,30 @@ while (($#)); do
     esac
     shift
 done
-if [[ $debian ]]; then
-    ((${#versions[@]} == 0)) || fail "a whole Debian has a kernel of its own: name no version"
-    versions=(6.1)
+if ((${#versions[@]} == 0)); then
+    versions=(6.1 6.12)
+    [[ ! $debian$emulated ]] || versions+=(generic)
 fi
-((${#versions[@]})) || versions=(6.1 6.12)
+if [[ $emulated ]]; then
+    cd "$root"
+    MAYFLY_DEBIAN_KERNELS="${versions[*]}" exec cargo test --quiet --locked --release \
+        --test integration emulated_host::debian_root -- --nocapture
+fi
 if [[ -z $mayfly ]]; then
     mayfly=$root/target/release/mayfly
     (cd "$root" && cargo build --quiet --locked --release)
 fi
 if [[ $debian ]]; then
-    kernels=$(bash "$root/guest-images/debian/root.sh")
+    all=
+    [[ ${versions[*]} == 6.1 ]] || all=--all-kernels
+    # shellcheck disable=SC2086 # an option or none
+    kernels=$(bash "$root/guest-images/debian/root.sh" $all)
 else
     kernels=$(bash "$root/guest-images/debian/build.sh")
-    for version in "${versions[@]}"; do
-        [[ -f $kernels/$version/vmlinuz ]] || fail "there is no kernel '$version' in $kernels"
-    done
 fi
+for version in "${versions[@]}"; do
+    [[ -f $kernels/$version/vmlinuz ]] || fail "there is no kernel '$version' in $kernels"
+done
 if [[ -z $keep ]]; then
     keep=$(mktemp -d)
     trap 'rm -rf "$keep"' EXIT
@@ -100,7 +113,7 @@ left_out=(
 )
 options=(quiet)
 if [[ -z $plain ]]; then
-    options+=(nokaslr lsm=capability rcupdate.rcu_expedited=1 init_on_alloc=0 psi=0
+    options+=(lsm=capability rcupdate.rcu_expedited=1 init_on_alloc=0 psi=0
         "initcall_blacklist=$(IFS=, && echo "${left_out[*]}")")
 fi
 if [[ $debian ]]; then
@@ -111,8 +124,8 @@ options+=("${more[@]}")
 # boot_files VERSION: what is to be booted, as words for mayfly, one a line.
 boot_files() {
     if [[ $debian ]]; then
-        printf '%s\n' --memory "${memory:-512M}" --kernel "$kernels/vmlinuz" \
-            --initrd "$kernels/initrd.img" --disk "path=$kernels/root.ext4,format=raw,ephemeral"
+        printf '%s\n' --memory "${memory:-768M}" --kernel "$kernels/$1/vmlinuz" \
+            --initrd "$kernels/$1/initrd.img" --disk "path=$kernels/root.ext4,format=raw,ephemeral"
     else
         printf '%s\n' --memory "${memory:-256M}" --kernel "$kernels/$1/vmlinuz" \
             --initrd "$kernels/init.cpio"
@@ -143,7 +156,11 @@ for version in "${versions[@]}"; do
     [[ $json ]] || fail "mayfly gave no report; see its console above"
     reason=$(word reason <<<"$json")
     [[ $reason == power-off ]] || status=1
-    release=$(sed -nE "s/^linux-image-($version\.[^[:space:]]*).*/\1/p" "$kernels/stamp")
+    case $version in
+    generic) name='6\.1\.[0-9-]*-amd64' ;;
+    *) name="${version/./\\.}\.[^[:space:]]*-cloud-amd64" ;;
+    esac
+    release=$(sed -nE "s/^linux-image-($name)[[:space:]].*/\1/p" "$kernels/stamp")
     most=$(counts emulated <<<"$json" | head -n 5 | awk '{ printf "%s%s %s", (NR > 1 ? ", " : ""), $2, $1 }')
     table+="| $release | $reason | $(seconds "$(number userspace <<<"$json")") | $(seconds "$(number end <<<"$json")")"
     table+=" | $(awk '{ printf "%.1f\n", $1 + $2 }' "$keep/$version.cpu")"

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::common::run::{LIMIT, wait_limited};
@@ -62,16 +63,27 @@ fn fact(outcome: &Outcome, name: &str) -> String {
         .to_string()
 }
 
+/// Reads what is there only if a driver has found its device in the ACPI tables.
+const BOUND: &str = "mayfly.show=/sys/bus/platform/drivers/pvpanic-mmio/QEMU0001:00/capability \
+                     mayfly.show=/sys/bus/platform/drivers/vmgenid/MAYF0001:00/modalias";
+
 #[test]
-fn default_guest_boots_uses_two_processors_and_powers_off() {
+fn default_guest_uses_two_processors_and_heeds_its_power_button() {
     let _turn = turn_to_boot();
     tiny("vmlinux");
     let before = seconds_now();
-    let outcome = Mayfly::new(["run", "--json", "--cpus", "2"])
-        .args(["--cmdline", "mayfly.date mayfly.spin=2"])
-        .outcome();
+    let mut running = Mayfly::new(["run", "--json", "--cpus", "2", "--cmdline"])
+        .arg(format!(
+            "mayfly.date mayfly.spin=2 {BOUND} mayfly.wait-power-button"
+        ))
+        .start();
+    running.wait_for("mayfly-guest: waiting for the power button");
     let after = seconds_now();
-    outcome.ended(0, "power-off");
+    running.signal(Signal::TERM);
+    let outcome = running.outcome();
+    outcome
+        .ended(0, "power-off")
+        .printed("mayfly-guest: power button");
     is_like_any_other(&outcome, "2");
     assert!(!fact(&outcome, "kernel").is_empty(), "{outcome}");
 
@@ -79,22 +91,49 @@ fn default_guest_boots_uses_two_processors_and_powers_off() {
     let now = before - 2.0..=after + 2.0;
     assert!(now.contains(&epoch), "{epoch} is not in {now:?}: {outcome}");
 
-    let counts: Vec<u64> = (0..2)
+    each_processor_counted(&outcome, 2);
+    for line in [
+        "QEMU0001:00/capability: 3",
+        "modalias: acpi:MAYF0001:VMGENCTR:",
+    ] {
+        assert!(outcome.guest().contains(line), "no driver: {outcome}");
+    }
+
+    let userspace = outcome.json()["ms"]["userspace"].as_f64();
+    println!("userspace after {userspace:?} ms");
+    assert!(userspace.is_some(), "{outcome}");
+}
+
+/// `mayfly.spin` ran a thread on each processor, and none stood still meanwhile.
+#[track_caller]
+fn each_processor_counted(outcome: &Outcome, cpus: u32) {
+    let counts: Vec<u64> = (0..cpus)
         .map(|cpu| {
             let line = outcome.line(&format!("mayfly-guest: cpu {cpu} counted "));
             line.parse().expect("a number")
         })
         .collect();
     let (low, high) = (counts.iter().min(), counts.iter().max());
-    // Both do the same for the same time; a busy host may starve one of them.
+    // All do the same for the same time; a busy host may starve one of them.
     assert!(
         low.zip(high).is_some_and(|(low, high)| low * 20 > *high),
         "{outcome}"
     );
+}
 
-    let userspace = outcome.json()["ms"]["userspace"].as_f64();
-    println!("userspace after {userspace:?} ms");
-    assert!(userspace.is_some(), "{outcome}");
+#[test]
+fn four_processors_run_a_thread_each_and_power_off() {
+    if host_kind() == HostKind::Pvm {
+        println!("kernel code of four processors is interpreted for too long here; two have run");
+        return;
+    }
+    let _turn = turn_to_boot();
+    let outcome = boot("vmlinux", "mayfly.spin=2")
+        .args(["--cpus", "4"])
+        .outcome();
+    outcome.ended(0, "power-off");
+    is_like_any_other(&outcome, "4");
+    each_processor_counted(&outcome, 4);
 }
 
 #[test]

@@ -64,6 +64,25 @@ void power_off(void)
 	hang();
 }
 
+/* Restarts as often as the second half of the word says; a file or a device keeps count. */
+static void reboot_until(char *value)
+{
+	u64 most = number_in(cut(value, ','));
+	u64 count = count_in(value);
+	struct line line;
+
+	start_line(&line);
+	add_text(&line, value);
+	add_text(&line, ": restarts=");
+	add_number(&line, count, 1);
+	add_text(&line, " of ");
+	add_number(&line, most, 1);
+	print_line(&line);
+	if (count >= most || !put_count(value, count + 1))
+		return;
+	reboot_with(REBOOT_RESTART);
+}
+
 /* The wall clock, in seconds since 1970. */
 static void print_date(void)
 {
@@ -113,6 +132,8 @@ void run_command(char *word)
 		sys_exit(1);
 	} else if (same(command, "reboot"))
 		reboot_with(REBOOT_RESTART);
+	else if ((value = after(command, "reboots=")))
+		reboot_until(value);
 	else if (same(command, "halt"))
 		reboot_with(REBOOT_HALT);
 	else if (same(command, "hang")) {

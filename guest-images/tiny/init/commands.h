@@ -25,6 +25,10 @@ void write_pattern(u64 bytes);
 /* files.c: files and devices. A value is PATH or PATH,VALUE. */
 void put_file(char *value);
 void show_file(const char *path);
+/* A number kept in a file or a device that is there; one that holds none holds 0. */
+u64 count_in(const char *path);
+/* Writes it to stable storage; whether that is done. */
+int put_count(const char *path, u64 count);
 void fill_file(char *value);
 void sum_file(char *value);
 void delete_file(const char *path);

@@ -69,6 +69,38 @@ void show_file(const char *path)
 	print_line(&line);
 }
 
+u64 count_in(const char *path)
+{
+	char text[20];
+	int fd = open_file(path, O_RDONLY);
+
+	if (fd < 0)
+		return 0;
+	sys_close(fd);
+	read_word(path, text, sizeof(text));
+	return number_in(text);
+}
+
+int put_count(const char *path, u64 count)
+{
+	int fd = open_file(path, O_WRONLY);
+	struct line line = { 0 };
+	long error;
+	int done;
+
+	if (fd < 0)
+		return 0;
+	add_number(&line, count, 1);
+	add_text(&line, "\n");
+	done = write_file(fd, path, line.text, line.length);
+	if (done && (error = sys_fsync(fd)) < 0) {
+		say_failed("sync", path, error);
+		done = 0;
+	}
+	sys_close(fd);
+	return done;
+}
+
 void fill_file(char *value)
 {
 	u64 bytes = number_in(cut(value, ','));

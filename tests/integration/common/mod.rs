@@ -9,6 +9,7 @@ pub mod image;
 pub mod netns;
 pub mod pattern;
 pub mod peer;
+pub mod process;
 pub mod run;
 pub mod running;
 pub mod startup;
@@ -18,5 +19,5 @@ pub mod tools;
 pub mod trace;
 
 pub use guests::bare;
-pub use host::{HostKind, host_kind};
+pub use host::{HostKind, host_kind, tsc_is_trusted};
 pub use run::{Mayfly, Outcome};

@@ -1,10 +1,12 @@
 //! A `mayfly` that runs while the test goes on.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::Outcome;
 use super::run::{LIMIT, wait_limited};
@@ -27,7 +29,8 @@ struct Pipe {
 }
 
 impl Running {
-    pub(super) fn start(mut command: Command) -> Self {
+    /// Starts `command`.
+    pub fn start(mut command: Command) -> Self {
         let started = Instant::now();
         let mut child = command
             .stdout(Stdio::piped())
@@ -68,6 +71,34 @@ impl Running {
             }
             let late = Instant::now() >= end;
             assert!(!ended && !late, "no '{text}': {}", self.so_far());
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// Writes to its standard input, which must be a pipe.
+    pub fn type_in(&mut self, bytes: &[u8]) {
+        let pipe = self.child.stdin.as_mut().expect("its input is a pipe");
+        pipe.write_all(bytes).expect("mayfly reads its input");
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signal mayfly");
+    }
+
+    /// What stands on its standard output so far.
+    pub fn printed(&self) -> String {
+        self.stdout.text()
+    }
+
+    /// Waits until `text` stands there `times` times.
+    #[track_caller]
+    pub fn wait_for_times(&mut self, text: &str, times: usize) {
+        let end = Instant::now() + LIMIT;
+        while self.printed().matches(text).count() < times {
+            let ended = self.child.try_wait().expect("wait for mayfly").is_some();
+            let late = Instant::now() >= end;
+            assert!(!ended && !late, "not {times} '{text}': {}", self.so_far());
             thread::sleep(GLANCE);
         }
     }

@@ -9,6 +9,7 @@ mod power_cut;
 pub mod root;
 mod shares;
 mod stock;
+mod warnings;
 
 use std::fs;
 use std::path::{Path, PathBuf};

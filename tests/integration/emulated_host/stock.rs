@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::machine::EmulatedHost;
 use super::root::RootTree;
-use super::{MAYFLY, host_files};
+use super::{MAYFLY, host_files, warnings};
 use crate::common::built::built_by;
 
 /// Debian's kernels and the initramfs, fetched on the first call.
@@ -52,7 +52,7 @@ fn debian_6_1_and_6_12_boot_unmodified() {
         let kernel = kernels().join(version).join("vmlinuz");
         root.add(&kernel);
         script.push_str(&format!(
-            "{MAYFLY} run --json --timeout 3m --kernel {} --initrd {} --cmdline quiet
+            "{MAYFLY} run --json --timeout 3m --kernel {} --initrd {} --cmdline 'quiet mayfly.kernel-warnings'
              echo {END}$?\n",
             kernel.display(),
             init.display()
@@ -77,6 +77,7 @@ fn debian_6_1_and_6_12_boot_unmodified() {
 fn booted_unmodified(version: &str, output: &str) {
     let facts = format!("mayfly-guest: kernel={} ", release(version));
     assert!(output.contains(&facts), "no '{facts}' in: {output}");
+    warnings::are_explained(&warnings::told_by_init(output));
     let json = output.lines().rev().nth(1).unwrap_or_default();
     let json: Value = serde_json::from_str(json)
         .unwrap_or_else(|error| panic!("the last line is not JSON ({error}): {output}"));

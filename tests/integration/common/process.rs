@@ -1,0 +1,49 @@
+//! What a process holds, as the kernel tells it.
+
+use std::fs;
+
+/// Descriptors, threads, children and memory of a process at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holdings {
+    /// Open descriptors.
+    pub descriptors: usize,
+    /// Threads.
+    pub threads: usize,
+    /// Processes that it has started and that it has not waited for.
+    pub children: usize,
+    /// Resident memory in KiB.
+    pub resident_kib: u64,
+}
+
+impl Holdings {
+    /// Those of process `id`.
+    pub fn of(id: u32) -> Self {
+        let entries = |folder: &str| {
+            let folder = format!("/proc/{id}/{folder}");
+            fs::read_dir(&folder).expect(&folder).count()
+        };
+        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let resident = resident.expect("VmRSS").trim().trim_end_matches(" kB");
+        Self {
+            descriptors: entries("fd"),
+            threads: entries("task"),
+            children: children(id),
+            resident_kib: resident.trim().parse().expect("a number of KiB"),
+        }
+    }
+}
+
+/// Processes whose parent is `id`: the fourth field of their `stat`, after a name in
+/// parentheses that may hold anything.
+fn children(id: u32) -> usize {
+    let processes = fs::read_dir("/proc").expect("/proc");
+    processes
+        .filter_map(|entry| {
+            let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+            let (_, after_name) = stat.rsplit_once(')')?;
+            let parent = after_name.split_whitespace().nth(1)?;
+            (parent == id.to_string()).then_some(())
+        })
+        .count()
+}
