@@ -42,8 +42,9 @@ pub enum UserCmdline<'a> {
 
 /// Builds the line: [`DEFAULT_CMDLINE`], then the host's `advice`, then the
 /// user's text. A default or an advice whose key the user sets is left out,
-/// so that the line shows what holds; except those of [`ADD_UP`].
-pub fn build_cmdline(user: UserCmdline<'_>, advice: &[&str]) -> String {
+/// so that the line shows what holds; except those of [`ADD_UP`]. So is what is
+/// `useless` to the kernel.
+pub fn build_cmdline(user: UserCmdline<'_>, advice: &[&str], useless: &[&str]) -> String {
     match user {
         UserCmdline::Replace(text) => text.to_owned(),
         UserCmdline::Extend(text) => {
@@ -54,6 +55,9 @@ pub fn build_cmdline(user: UserCmdline<'_>, advice: &[&str]) -> String {
                 .copied()
                 .filter(|word| {
                     let ours = key(word);
+                    if useless.contains(word) {
+                        return false;
+                    }
                     ADD_UP.contains(&ours) || !keys.iter().any(|set| same_key(set, ours))
                 });
             let text = text.trim();
@@ -145,37 +149,37 @@ mod tests {
 
     #[test]
     fn user_text_follows_defaults_and_advice() {
-        let line = build_cmdline(UserCmdline::Extend(" quiet "), &["nokaslr"]);
+        let line = build_cmdline(UserCmdline::Extend(" quiet "), &["nokaslr"], &[]);
         assert!(line.starts_with("console=ttyS0 reboot=k panic=-1 "));
         assert!(line.ends_with(" nokaslr quiet"));
-        let plain = build_cmdline(UserCmdline::Extend(""), &[]);
+        let plain = build_cmdline(UserCmdline::Extend(""), &[], &[]);
         assert_eq!(plain, DEFAULT_CMDLINE.join(" "));
     }
 
     #[test]
     fn what_the_user_sets_is_not_said_twice() {
         let user = UserCmdline::Extend("panic=5 random.trust-cpu=off no_timer_check");
-        let line = build_cmdline(user, &["panic=9", "tsc=reliable"]);
+        let line = build_cmdline(user, &["panic=9", "tsc=reliable"], &[]);
         assert_eq!(line.matches("panic=").count(), 1);
         assert!(!line.contains("trust_cpu"));
         assert_eq!(line.matches("no_timer_check").count(), 1);
         assert!(line.contains("tsc=reliable"));
-        let line = build_cmdline(UserCmdline::Extend("console=hvc0"), &[]);
+        let line = build_cmdline(UserCmdline::Extend("console=hvc0"), &[], &[]);
         assert!(line.contains("console=ttyS0") && line.ends_with("console=hvc0"));
         let user = UserCmdline::Extend("initcall_blacklist=theirs");
-        let line = build_cmdline(user, &["initcall_blacklist=ours"]);
+        let line = build_cmdline(user, &["initcall_blacklist=ours"], &[]);
         assert!(line.contains("=ours ") && line.ends_with("=theirs"));
     }
 
     #[test]
     fn words_for_init_or_in_quotes_set_nothing() {
         let user = UserCmdline::Extend("dyndbg=\"file x panic=1\" -- panic=2");
-        assert!(build_cmdline(user, &[]).contains("panic=-1"));
+        assert!(build_cmdline(user, &[], &[]).contains("panic=-1"));
     }
 
     #[test]
     fn replacing_leaves_nothing_of_ours() {
-        let line = build_cmdline(UserCmdline::Replace("root=/dev/vda"), &["nokaslr"]);
+        let line = build_cmdline(UserCmdline::Replace("root=/dev/vda"), &["nokaslr"], &[]);
         assert_eq!(line, "root=/dev/vda");
     }
 
@@ -213,5 +217,14 @@ mod tests {
         let mut back = [0; 5];
         ram.read(CMDLINE_ADDR, &mut back).unwrap();
         assert_eq!(&back, b"abc\0\xff");
+    }
+
+    #[test]
+    fn useless_words_of_ours_are_left_out_and_the_users_stay() {
+        let user = UserCmdline::Extend("i8042.nomux useless");
+        let line = build_cmdline(user, &["useless", "good"], &["useless", "i8042.noaux"]);
+        let expected = "console=ttyS0 reboot=k panic=-1 no_timer_check i8042.dumbkbd \
+                        random.trust_cpu=on good i8042.nomux useless";
+        assert_eq!(line, expected);
     }
 }

@@ -194,10 +194,43 @@ impl Image {
     /// # Errors
     /// [`BootError::Read`].
     pub(super) fn contains(&self, range: Range<u64>, needle: &[u8]) -> Result<bool, BootError> {
-        const STEP: u64 = 1 << 18;
         let finder = Finder::new(needle);
+        let mut is_there = false;
+        self.look_through(range, needle.len(), |part| {
+            is_there = finder.find(part).is_some();
+            is_there
+        })?;
+        Ok(is_there)
+    }
+
+    /// Those of `needles` that are nowhere in it.
+    ///
+    /// # Errors
+    /// [`BootError::Read`].
+    pub(super) fn missing<'a>(&self, needles: &[&'a str]) -> Result<Vec<&'a str>, BootError> {
+        let longest = needles.iter().map(|needle| needle.len()).max();
+        let mut wanted: Vec<_> = needles
+            .iter()
+            .map(|text| (*text, Finder::new(text)))
+            .collect();
+        self.look_through(0..self.len, longest.unwrap_or(0), |part| {
+            wanted.retain(|(_, finder)| finder.find(part).is_none());
+            wanted.is_empty()
+        })?;
+        Ok(wanted.into_iter().map(|(text, _)| text).collect())
+    }
+
+    /// Shows `range` to `look` in parts that have `overlap` bytes in common, until it
+    /// has seen enough.
+    fn look_through(
+        &self,
+        range: Range<u64>,
+        overlap: usize,
+        mut look: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), BootError> {
+        const STEP: u64 = 1 << 18;
         // What lies across the end of a step is found at that step.
-        let most = STEP.saturating_add(needle.len() as u64);
+        let most = STEP.saturating_add(overlap as u64);
         let mut buf = vec![0; usize::try_from(most).unwrap_or_default()];
         let mut offset = range.start;
         while offset < range.end.min(self.len) {
@@ -205,15 +238,12 @@ impl Image {
             let wanted = buf.len().min(rest);
             let chunk = buf.get_mut(..wanted).unwrap_or_default();
             let count = self.read_at(offset, chunk)?;
-            if finder
-                .find(chunk.get(..count).unwrap_or_default())
-                .is_some()
-            {
-                return Ok(true);
+            if look(chunk.get(..count).unwrap_or_default()) {
+                break;
             }
             offset = offset.saturating_add(STEP);
         }
-        Ok(false)
+        Ok(())
     }
 
     /// Places `len` bytes from `offset` on at guest-physical `addr`.
@@ -300,6 +330,8 @@ mod tests {
                 assert!(!image.contains(at + 1..end, b"needless").unwrap());
                 assert!(!image.contains(0..at + 7, b"needless").unwrap());
                 assert!(!image.contains(end..u64::MAX, b"n").unwrap());
+                let missing = image.missing(&["haystack", "needless", "n", "ness"]);
+                assert_eq!(missing.unwrap(), ["haystack", "ness"]);
             }
         }
     }

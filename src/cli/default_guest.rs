@@ -9,6 +9,7 @@ use super::say;
 use crate::config::net::NetBackend;
 use crate::config::{CmdlineMode, VmConfig};
 use crate::guest::{self, GuestError, Variant};
+use crate::host::Backend;
 
 /// The word on the command line that asks for a shell.
 const SHELL: &str = "mayfly.shell";
@@ -16,6 +17,9 @@ const SHELL: &str = "mayfly.shell";
 const ROOT: &str = "root";
 /// The key on the command line that tells the kernel its address.
 const ADDRESS: &str = "ip";
+
+/// Leaves out what the kernel tells of its own parameters.
+const NO_PARAMETERS: &str = "initcall_blacklist=param_sysfs_builtin_init";
 
 /// Makes `config` boot the default guest, which is built first if need be. An
 /// initrd that the user gave stays. With `root=` on the command line there is none:
@@ -28,12 +32,23 @@ pub(super) fn choose(config: &mut VmConfig) -> Result<(), GuestError> {
     progress.clear();
     let image = image?;
     ask_for_address(config);
+    spare_initcalls(config, Backend::detect());
     config.kernel = image.vmlinux;
     if config.initrd.is_none() && !config.cmdline.has_key(ROOT) {
         let shell = config.cmdline.has_word(SHELL);
         config.initrd = Some(if shell { image.shell } else { image.init });
     }
     Ok(())
+}
+
+/// Without names for the parameters of what is built in, in `/sys/module`, which nothing in
+/// this guest looks at, a kernel that is interpreted starts an eighth sooner.
+fn spare_initcalls(config: &mut VmConfig, backend: Backend) {
+    if !backend.interprets_kernel_code() || config.cmdline.mode == CmdlineMode::Replace {
+        return;
+    }
+    let words = std::mem::take(&mut config.cmdline.text);
+    config.cmdline.text = format!("{NO_PARAMETERS} {words}");
 }
 
 /// Has the kernel ask for its address where Mayfly knows that somebody answers.
@@ -86,4 +101,28 @@ fn new_bar() -> ProgressBar {
     let bar = ProgressBar::new(100).with_style(style);
     bar.enable_steady_tick(Duration::from_millis(500));
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::CmdlineConfig;
+
+    #[test]
+    fn parameters_of_modules_have_no_names_where_that_costs_a_second() {
+        let words = |backend, mode| {
+            let mut config = VmConfig::new("kernel".into());
+            config.cmdline = CmdlineConfig {
+                mode,
+                text: "quiet -- a".to_owned(),
+            };
+            spare_initcalls(&mut config, backend);
+            config.cmdline.text
+        };
+        let (more, whole) = (CmdlineMode::Extend, CmdlineMode::Replace);
+        let spared = "initcall_blacklist=param_sysfs_builtin_init quiet -- a";
+        assert_eq!(words(Backend::Pvm, more), spared);
+        assert_eq!(words(Backend::Pvm, whole), "quiet -- a");
+        assert_eq!(words(Backend::Svm, more), "quiet -- a");
+    }
 }

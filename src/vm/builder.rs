@@ -119,7 +119,11 @@ impl Inputs {
             CmdlineMode::Extend => UserCmdline::Extend(&config.cmdline.text),
             CmdlineMode::Replace => UserCmdline::Replace(&config.cmdline.text),
         };
-        let mut cmdline = build_cmdline(user, &advice);
+        let useless = match config.cmdline.mode {
+            CmdlineMode::Extend => advice::useless_words(backend, &kernel)?,
+            CmdlineMode::Replace => Vec::new(),
+        };
+        let mut cmdline = build_cmdline(user, &advice, &useless);
         // In front: what follows `--` is for init.
         if let Some(word) = nets::address_word(&config.nets) {
             cmdline = format!("{word} {cmdline}");

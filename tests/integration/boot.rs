@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use crate::common::image::{BzImage, PACKERS, flat, gzip};
-use crate::common::{Mayfly, bare};
+use crate::common::tiny::tiny;
+use crate::common::{HostKind, Mayfly, bare, host_kind};
 
 /// A file in `directory`.
 fn file(directory: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
@@ -195,4 +196,34 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
         }
     }
     files
+}
+
+/// The command line that `-v` tells of, of a Linux that is ended at once.
+fn words(mayfly: Mayfly) -> String {
+    let outcome = mayfly.args(["-v", "--timeout", "100ms"]).outcome();
+    let lines = outcome.stderr.lines();
+    let line = lines.filter_map(|line| Some(line.split_once("kernel command line: ")?.1));
+    let line = line.map(str::to_owned).next();
+    line.unwrap_or_else(|| panic!("no command line: {outcome}"))
+}
+
+#[test]
+fn words_are_left_out_that_a_kernel_does_not_know_where_each_costs_time() {
+    const NO_PARAMETERS: &str = "initcall_blacklist=param_sysfs_builtin_init";
+    let given = words(Mayfly::run(&tiny("vmlinux")));
+    let default = words(Mayfly::new(["run", "--json"]));
+    match host_kind() {
+        HostKind::Hardware => {
+            assert!(given.contains("i8042.noaux"), "{given}");
+            assert_eq!(given, default);
+        }
+        HostKind::Pvm => {
+            // It has neither an i8042 nor tracing, and knows what read-only data are.
+            for useless in ["i8042", "initcall_blacklist", "cryptomgr", "audit"] {
+                assert!(!given.contains(useless), "{given}");
+            }
+            assert!(given.contains("rodata=off"), "{given}");
+            assert_eq!(default, format!("{given} {NO_PARAMETERS}"));
+        }
+    }
 }

@@ -95,8 +95,11 @@ fn check_serial(text: &OsStr) {
 }
 
 fn check_command_line(text: &str, max: usize) {
-    assert_eq!(build_cmdline(UserCmdline::Replace(text), &["advice"]), text);
-    let line = build_cmdline(UserCmdline::Extend(text), &["advice", "advised=1"]);
+    assert_eq!(
+        build_cmdline(UserCmdline::Replace(text), &["advice"], &[]),
+        text
+    );
+    let line = build_cmdline(UserCmdline::Extend(text), &["advice", "advised=1"], &[]);
     assert!(line.ends_with(text.trim()));
     let ours = line.len() - text.trim().len();
     assert!(ours <= DEFAULT_CMDLINE.join(" ").len() + " advice advised=1 ".len());
