@@ -113,7 +113,7 @@ left_out=(
 )
 options=(quiet)
 if [[ -z $plain ]]; then
-    options+=(nokaslr lsm=capability rcupdate.rcu_expedited=1 init_on_alloc=0 psi=0
+    options+=(lsm=capability rcupdate.rcu_expedited=1 init_on_alloc=0 psi=0
         "initcall_blacklist=$(IFS=, && echo "${left_out[*]}")")
 fi
 if [[ $debian ]]; then

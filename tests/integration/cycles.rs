@@ -25,7 +25,7 @@ use crate::common::{self, HostKind, host_kind};
 const CYCLES: &str = "MAYFLY_TEST_CYCLES";
 const VCPUS: usize = 4;
 /// From this cycle on nothing may grow any more.
-const SETTLED: usize = 20;
+const SETTLED: usize = 50;
 /// What the heap may still do after that, in KiB.
 const HEAP_KIB: u64 = 256;
 

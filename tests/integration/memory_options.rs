@@ -262,8 +262,12 @@ fn shared_memory_is_a_file_that_is_not_merged() {
     let maps = proc_file(&vm, "maps");
     let line = maps.lines().find(|line| line.contains("memfd:guest-ram"));
     assert!(line.is_some_and(|line| line.contains(" rw-s ")), "{maps}");
+    // These counters may be some 64 pages late.
     let resident = status(&vm, "RssShmem");
-    assert!((TOUCHED_KIB..ALL_KIB).contains(&resident), "{resident} KiB");
+    assert!(
+        (TOUCHED_KIB * 3 / 4..ALL_KIB).contains(&resident),
+        "{resident} KiB"
+    );
     let outcome = touching("16M,shared,mergeable").outcome();
     assert_eq!(outcome.code, 245, "{outcome}");
     let why = "KSM merges only private anonymous memory";

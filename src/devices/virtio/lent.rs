@@ -88,3 +88,34 @@ impl VirtioDevice for Lent {
 fn lock(device: &Mutex<Box<dyn VirtioDevice>>) -> MutexGuard<'_, Box<dyn VirtioDevice>> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::front::testing::{Probe, Told};
+    use super::*;
+    use crate::memory::GuestRam;
+
+    #[test]
+    fn one_machine_after_the_other_has_the_device_as_in_the_beginning() {
+        let ram = GuestRam::new(1 << 20).unwrap();
+        let probe = Probe::default();
+        let interrupt = Told::new(&probe.front(&ram));
+        let kept = Kept::new(probe.clone());
+        for boot in 1..=3 {
+            let mut device = kept.lend();
+            assert_eq!(device.queue_sizes(), probe.queue_sizes());
+            // The device itself refuses to be activated twice without a reset.
+            let activation = Activation {
+                features: boot,
+                queues: Vec::new(),
+                interrupt: interrupt.clone(),
+            };
+            device.activate(activation).unwrap();
+            device.pause();
+            kept.reset();
+            let log = probe.log();
+            assert!(log.active.is_none() && !log.paused);
+            assert_eq!(log.activations.len() as u64, boot);
+        }
+    }
+}

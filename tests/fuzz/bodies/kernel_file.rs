@@ -151,6 +151,9 @@ fn check_boot(ram: &GuestRam, entry: Entry, options: &BootOptions) -> Option<(u6
             assert_eq!(u16_at(&page, 0x1fe), 0xaa55);
             assert_eq!((&page[0x202..0x206], page[0x1ef]), (b"HdrS".as_slice(), 0));
             check_map(ram, &page[0x2d0..], usize::from(page[0x1e8]), 20);
+            if u16_at(&page, 0x206) >= 0x209 {
+                check_seed(ram, u64_at(&page, 0x250));
+            }
             let initrd = (split(0x218, 0x0c0), split(0x21c, 0x0c4));
             (rip, split(0x228, 0x0c8), u64_at(&page, 0x070), initrd)
         }
@@ -180,6 +183,15 @@ fn check_boot(ram: &GuestRam, entry: Entry, options: &BootOptions) -> Option<(u6
     let line = read(ram, cmdline, CMDLINE.len() + 1);
     assert_eq!(line, [CMDLINE.as_bytes(), b"\0"].concat());
     (initrd.1 > 0).then_some(initrd)
+}
+
+/// One node of `setup_data`: no next one, type 9 (SETUP_RNG_SEED), 32 bytes, of which
+/// some are not zero.
+fn check_seed(ram: &GuestRam, at: u64) {
+    let node = read(ram, at, 16 + 32);
+    let header = (u64_at(&node, 0), u32_at(&node, 8), u32_at(&node, 12));
+    assert_eq!(header, (0, 9, 32));
+    assert!(node[16..].iter().any(|byte| *byte != 0));
 }
 
 /// Entries of a start, a length and a type: sorted, disjoint, RAM where they say so.

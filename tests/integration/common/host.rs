@@ -28,6 +28,14 @@ pub fn host_kind() -> HostKind {
     })
 }
 
+/// Whether this host's kernel keeps time by its TSC, and so thinks it in step and its
+/// frequency right. The emulated host's does not always: QEMU on a busy machine may leave it
+/// to measure any frequency.
+pub fn tsc_is_trusted() -> bool {
+    let chosen = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+    std::fs::read_to_string(chosen).is_ok_and(|name| name.trim() == "tsc")
+}
+
 /// The kind that `doctor --json` tells of.
 pub fn kind_of(report: &Value) -> HostKind {
     match report["backend"].as_str() {

@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::id;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{Cgroups, cgroups};
 use crate::common::Mayfly;
 
@@ -12,6 +14,13 @@ use crate::common::Mayfly;
 fn only(mut paths: Vec<PathBuf>) -> PathBuf {
     assert_eq!(paths.len(), 1, "not one cgroup: {paths:?}");
     paths.remove(0)
+}
+
+/// Ends the VM whose cgroup has this name.
+fn interrupt(group: &str) {
+    let (_, process) = group.rsplit_once('-').expect("a number at the end");
+    let process = process.parse().ok().and_then(Pid::from_raw);
+    kill_process(process.expect("a process"), Signal::INT).expect("interrupt the VM");
 }
 
 fn read(group: &Path, file: &str) -> String {
@@ -56,7 +65,7 @@ fn a_vm_with_a_share_is_in_a_cgroup_of_its_own_until_it_ends() {
     let name = format!("own-{}", id());
     let mut vm = Mayfly::bare("spin")
         .args(SHARE)
-        .args(["--name", &name, "--timeout", "500ms"])
+        .args(["--name", &name])
         .start();
     vm.wait_for("spinning");
     let own = fs::read_to_string(format!("/proc/{}/cgroup", vm.id())).expect("a process");
@@ -65,7 +74,8 @@ fn a_vm_with_a_share_is_in_a_cgroup_of_its_own_until_it_ends() {
         own.lines().any(|line| line.ends_with(&format!("/{group}"))),
         "{own}"
     );
-    vm.outcome().ended(242, "timeout");
+    interrupt(&group);
+    vm.outcome().ended(243, "user-quit");
     assert_eq!(cgroups.of_vm("", &name), [] as [PathBuf; 0]);
 }
 
@@ -112,7 +122,7 @@ impl<'a> Scope<'a> {
         let enter = format!("echo $$ >{}/cgroup.procs; {script}", self.path().display());
         Mayfly::bare("spin")
             .args(SHARE)
-            .args(["--name", name, "--timeout", "500ms"])
+            .args(["--name", name])
             .under("sh", ["-c", &enter, "sh"])
             .start()
     }
@@ -136,8 +146,9 @@ fn alone_in_a_scope_a_vm_goes_below_it_and_leaves_it_as_it_was() {
     let group = only(cgroups.of_vm(&scope.name, &name));
     assert!(has_process(&group, vm.id()));
     cgroups.has_300_and_250(&group);
+    interrupt(&group.to_string_lossy());
     let outcome = vm.outcome();
-    outcome.ended(242, "timeout");
+    outcome.ended(243, "user-quit");
     let compared = outcome.stderr.contains("nothing to be compared with");
     assert_eq!(compared, !cgroups.version_1, "{outcome}");
     assert!(!group.exists());
@@ -163,8 +174,9 @@ fn beside_other_processes_a_vm_goes_where_it_can_be_told_from_them() {
     assert!(!has_process(&group, vm.id()), "the shell is in it");
     assert!(!read(&group, "cgroup.procs").is_empty());
     cgroups.has_300_and_250(&group);
+    interrupt(&group.to_string_lossy());
     let outcome = vm.outcome();
-    outcome.ended(242, "timeout");
-    assert!(outcome.stderr.lines().count() == 1, "{outcome}");
+    outcome.ended(243, "user-quit");
+    assert_eq!(outcome.stderr, "", "{outcome}");
     assert!(!group.exists());
 }

@@ -35,8 +35,8 @@ struct Cgroups {
     version_1: bool,
 }
 
-/// Those in which this process may make some; none if it may not, which the program
-/// then says in these words. On the emulated host they are of the version that it was
+/// Those in which this process may make some at the top; none if it may not, of which the
+/// program then says the same as doctor. On the emulated host they are of the version that it was
 /// given (`MAYFLY_CGROUPS`).
 fn cgroups() -> Option<Cgroups> {
     let mounts = fs::read_to_string("/proc/mounts").expect("read the mounts");
@@ -63,13 +63,22 @@ fn cgroups() -> Option<Cgroups> {
     let _ = fs::remove_dir(&probe);
     if !permitted {
         let told = Mayfly::bare("hello").args(["--cpu-limit", "50%"]).outcome();
-        assert!(
-            told.stderr.contains("--cpu-limit has no effect: "),
-            "{told}"
-        );
+        let refused = told.stderr.contains("--cpu-limit has no effect: ");
+        assert_eq!(refused, doctor_says("lacking"), "{told}");
         return None;
     }
+    assert!(doctor_says("good"));
     Some(found)
+}
+
+/// Whether this is how doctor takes what there is for weights and limits.
+fn doctor_says(status: &str) -> bool {
+    let report = Mayfly::new(["doctor", "--json"]).outcome().json();
+    let findings = report["findings"].as_array().expect("a list");
+    let mut shares = findings
+        .iter()
+        .filter(|finding| finding["name"] == "CPU weights and limits");
+    shares.any(|finding| finding["status"] == status)
 }
 
 impl Cgroups {
