@@ -11,6 +11,7 @@
 .set PM1A_EVENT, 0x600
 .set SCI_ENTRY, 0x10 + 2 * 9
 .set MSR_SYSENTER_CS, 0x174
+.set GENERATION, 0xff000
 /* A word every 64 KiB from here on is looked at. */
 .set USED_MEMORY, 0x2800000
 .set USED_WORDS, 256
@@ -112,6 +113,8 @@ registers:
     mov $0xcfc, %dx
     in %dx, %eax
     FACT "command", %rax
+    mov GENERATION, %rax        /* a part of it */
+    FACT "generation", %rax
     jmp newline
 
 /* Looks for what a boot before has left, and leaves something. */

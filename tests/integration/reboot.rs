@@ -96,6 +96,7 @@ fn two_hundred_reboots_leave_nothing_behind() {
         found[0].starts_with("found pm1=0 ier=0 scratch=0 modem=8 reset=0 "),
         "{outcome}"
     );
+    assert!(!found[0].contains("generation=0"), "{outcome}");
 
     let held = |holdings: &Holdings| (holdings.descriptors, holdings.threads, holdings.children);
     assert_eq!(held(&settled), held(&last));

@@ -57,7 +57,7 @@ pub fn told_by_init(output: &str) -> Vec<&str> {
 pub fn told_on_the_console(output: &str) -> Vec<&str> {
     let text = |line: &'_ str| -> Option<usize> {
         let (time, _) = line.strip_prefix('[')?.split_once("] ")?;
-        let is_time = time.trim_start().parse::<f64>().is_ok();
+        let is_time = time.contains('.') && time.trim_start().parse::<f64>().is_ok();
         is_time.then_some(time.len() + 3)
     };
     output
