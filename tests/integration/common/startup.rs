@@ -51,17 +51,21 @@ pub fn floor_program() -> Command {
     command
 }
 
-/// The run of `command` that made the fewest system calls.
+/// The run of `command` that made the fewest system calls, with the lowest peak of all:
+/// how many neighbours of a touched page the host maps depends on where the program lies.
 pub fn best_trace(command: impl Fn() -> Command) -> io::Result<Trace> {
     let mut best: Option<Trace> = None;
+    let mut peak_kib = u64::MAX;
     for _ in 0..RUNS {
         let run = trace(command())?;
         assert_eq!(run.code, Some(0), "{:?} failed", command());
+        peak_kib = peak_kib.min(run.peak_kib);
         if best.as_ref().is_none_or(|best| run.calls < best.calls) {
             best = Some(run);
         }
     }
-    Ok(best.expect("at least one run"))
+    let best = best.expect("at least one run");
+    Ok(Trace { peak_kib, ..best })
 }
 
 /// The program's size in bytes, as it was built: stripped in a release build.
