@@ -22,9 +22,10 @@ umask 022
 
 release=bookworm
 # Beyond what a Debian cannot be without: what a kernel needs and makes its
-# initramfs, an init that shows a login prompt, and the bus by which its parts, the
-# one that hears the power button among them, talk.
-packages=initramfs-tools,linux-base,systemd-sysv,dbus
+# initramfs (with a check of the root, for which that wants logsave), an init that
+# shows a login prompt, and the bus by which its parts, the one that hears the power
+# button among them, talk.
+packages=initramfs-tools,linux-base,logsave,systemd-sysv,dbus
 kernels=(6.1)
 size=1G
 name=root
