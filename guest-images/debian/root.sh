@@ -74,7 +74,8 @@ keys=/usr/share/keyrings/debian-archive-keyring.gpg
 quietly env -u APT_CONFIG debootstrap --variant=minbase --include="$packages" \
     $([[ ! -f $keys ]] || echo "--keyring=$keys") "$release" "$root" "$mirror"
 
-# By this its initramfs will know what has to be checked.
+# The disk is not here, for its initramfs to see by itself what is to be checked.
+echo FSTYPE=ext4 >"$root/etc/initramfs-tools/conf.d/fstype"
 echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
 
 # The package of a kernel: linux-image-6.1.0-56-cloud-amd64 and the like.
