@@ -22,9 +22,10 @@ umask 022
 
 release=bookworm
 # Beyond what a Debian cannot be without: what a kernel needs and makes its
-# initramfs, an init that shows a login prompt, and the bus by which its parts, the
-# one that hears the power button among them, talk.
-packages=initramfs-tools,linux-base,systemd-sysv,dbus
+# initramfs (with a check of the root, for which that wants logsave), an init that
+# shows a login prompt, and the bus by which its parts, the one that hears the power
+# button among them, talk.
+packages=initramfs-tools,linux-base,logsave,systemd-sysv,dbus
 kernels=(6.1)
 size=1G
 name=root
@@ -73,7 +74,8 @@ keys=/usr/share/keyrings/debian-archive-keyring.gpg
 quietly env -u APT_CONFIG debootstrap --variant=minbase --include="$packages" \
     $([[ ! -f $keys ]] || echo "--keyring=$keys") "$release" "$root" "$mirror"
 
-# By this its initramfs will know what has to be checked.
+# The disk is not here, for its initramfs to see by itself what is to be checked.
+echo FSTYPE=ext4 >"$root/etc/initramfs-tools/conf.d/fstype"
 echo '/dev/vda / ext4 defaults 0 1' >"$root/etc/fstab"
 
 # The package of a kernel: linux-image-6.1.0-56-cloud-amd64 and the like.
