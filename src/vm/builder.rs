@@ -160,6 +160,11 @@ impl Inputs {
         })
     }
 
+    /// Its part of the host's processors, in effect as long as somebody has it.
+    pub(super) fn shares(&self) -> Arc<Shares> {
+        self.shares.clone()
+    }
+
     /// The disks, which are made into devices once.
     pub(super) fn take_disks(&mut self) -> Vec<OpenDisk> {
         mem::take(&mut self.disks)
@@ -212,7 +217,7 @@ pub struct BuiltVm {
     pub vm: Arc<VmFd>,
     /// Guest memory; unmapped last.
     pub ram: GuestRam,
-    /// Its part of the host's processors; given back when no thread is left.
+    /// Its part of the host's processors, for the threads to enter.
     pub shares: Arc<Shares>,
 }
 

@@ -45,6 +45,9 @@ pub fn run(config: &VmConfig, started: Instant) -> Report {
 
 fn run_to_end(config: &VmConfig, started: Instant) -> Result<Report, BuildError> {
     let mut inputs = Inputs::open(config)?;
+    // Given back last of all: a VM that is not closed yet has a thread of the kernel's in
+    // this process's cgroup, which can then not be removed.
+    let _shares = inputs.shares();
     let mut profile = config.profile.as_ref().map(Profile::open).transpose()?;
     // Before the first thread starts, after what may take a while.
     let signals = Signals::block()?;

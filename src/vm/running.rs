@@ -8,7 +8,6 @@ use kvm_ioctls::VmFd;
 use super::builder::BuiltVm;
 use super::error::BuildError;
 use super::exit::ExitReason;
-use super::shares::Shares;
 use super::tally::Tally;
 use super::virtio::Virtio;
 use crate::boot::Symbols;
@@ -32,7 +31,6 @@ pub struct RunningVm {
     // Dropped in this order: KVM's side first, then the memory it maps.
     _vm: Arc<VmFd>,
     _ram: GuestRam,
-    _shares: Arc<Shares>,
 }
 
 /// What a VM that has ended leaves behind.
@@ -63,7 +61,6 @@ impl RunningVm {
             virtio: built.virtio,
             _vm: built.vm,
             _ram: built.ram,
-            _shares: built.shares.clone(),
         };
         for (id, vcpu) in (0u32..).zip(built.vcpus) {
             let builder = Builder::new()
