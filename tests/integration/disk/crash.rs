@@ -6,7 +6,8 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use super::{bare_on, disk};
 use crate::common::disk::{content, image_folder, qemu_img, sparse_file, text};
@@ -171,12 +172,23 @@ fn qcow2_image_has_what_was_flushed_after_a_kill() {
 /// `qemu-img check` finds nothing worse than clusters that nobody uses.
 fn checked(image: &Path) {
     const LEAKS: i32 = 3;
-    let output = Command::new("qemu-img")
-        .args(["check", "-q", "-f", "qcow2"])
-        .arg(image)
-        .stdin(Stdio::null())
-        .output()
-        .expect("run qemu-img");
+    // What was under way when its process was killed keeps a file, and its locks, a moment
+    // longer than the process.
+    const TRIES: u32 = 50;
+    let check = |_| {
+        let check = Command::new("qemu-img")
+            .args(["check", "-q", "-f", "qcow2"])
+            .arg(image)
+            .stdin(Stdio::null())
+            .output()
+            .expect("run qemu-img");
+        let locked = String::from_utf8_lossy(&check.stderr).contains("Failed to lock");
+        if locked {
+            thread::sleep(Duration::from_millis(20));
+        }
+        (!locked).then_some(check)
+    };
+    let output = (0..TRIES).find_map(check).expect("a lock that is given up");
     let code = output.status.code();
     assert!([Some(0), Some(LEAKS)].contains(&code), "{output:?}");
 }
