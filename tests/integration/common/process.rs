@@ -11,7 +11,7 @@ pub struct Holdings {
     pub threads: usize,
     /// Processes that it has started and that it has not waited for.
     pub children: usize,
-    /// Resident memory in KiB.
+    /// Resident anonymous memory in KiB: pages of files come and go as the host likes.
     pub resident_kib: u64,
 }
 
@@ -23,8 +23,8 @@ impl Holdings {
             fs::read_dir(&folder).expect(&folder).count()
         };
         let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let resident = resident.expect("VmRSS").trim().trim_end_matches(" kB");
+        let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let resident = resident.expect("RssAnon").trim().trim_end_matches(" kB");
         Self {
             descriptors: entries("fd"),
             threads: entries("task"),
