@@ -23,7 +23,9 @@ impl Holdings {
             fs::read_dir(&folder).expect(&folder).count()
         };
         let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
-        let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
+        let resident = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"));
         let resident = resident.expect("RssAnon").trim().trim_end_matches(" kB");
         Self {
             descriptors: entries("fd"),
