@@ -10,12 +10,12 @@
 .include "guest.inc"
 .include "interrupts.inc"
 .include "kvmclock.inc"
+.include "processors.inc"
 
 .set VECTOR, 0x40
 .set MSR_TSC_DEADLINE, 0x6e0
 .set MSR_SYSTEM_TIME, 0x4b564d01
 .set LVT_TSC_DEADLINE, 0x40000
-.set TRAMPOLINE, 0x8000         /* the SIPI's vector is the page's number */
 
 main:
     OWN_TABLES
@@ -35,19 +35,9 @@ main:
     xor %edx, %edx
     wrmsr
 
-    /* The other processor, APIC id 1. */
-    lea trampoline, %rsi
-    mov $TRAMPOLINE, %edi
-    mov $trampoline_end - trampoline, %ecx
-    rep movsb
-    mov $LAPIC, %ebp
-    mov $1 << 24, %eax
-    mov %eax, 0x310(%rbp)
-    movl $0x4500, 0x300(%rbp)   /* INIT, assert */
-    call sent
-    mov %eax, 0x310(%rbp)
-    movl $0x4600 + (TRAMPOLINE >> 12), 0x300(%rbp)
-    call sent
+    call processors_init
+    mov $1, %eax                /* the other processor's APIC id */
+    call start_processor
 1:  pause
     cmpq $0, readings
     je 1b
@@ -58,6 +48,7 @@ main:
     call tsc
     mov %rax, first_tsc
     mov %rax, %r14
+    mov $LAPIC, %ebp
     movl $LVT_TSC_DEADLINE + VECTOR, 0x320(%rbp)
     mfence                      /* the mode before the deadline, SDM vol. 3 §12.5.4.1 */
     mov duration, %rax          /* cycles: ns * khz / 10^6, three quarters of them */
@@ -126,12 +117,6 @@ fired:
     pop %rax
     iretq
 
-/* Waits until the local APIC has sent an interrupt. */
-sent:
-    testl $0x1000, 0x300(%rbp)
-    jnz sent
-    ret
-
 /* The TSC in RAX, noted if it is behind what a processor has read before. Changes RDX. */
 read_tsc:
     mov $1, %eax
@@ -149,43 +134,13 @@ read_tsc:
     movl $0, lock
     ret
 
-/* The second processor in 64-bit mode, on a stack of its own. */
+/* The second processor. */
 processor:
-    mov $SEL_DATA, %eax
-    mov %eax, %ds
-    mov %eax, %es
-    mov %eax, %ss
-    lea processor_stack_top, %rsp
 1:  call read_tsc
     incq readings
     cmpl $0, over
     je 1b
     jmp stop
-
-/* Copied to TRAMPOLINE; a processor starts here in real mode. */
-.code16
-trampoline:
-    cli
-    xor %ax, %ax
-    mov %ax, %ds
-    lgdtl trampoline_gdt - trampoline + TRAMPOLINE
-    mov $0x20, %eax             /* PAE */
-    mov %eax, %cr4
-    mov $pml4, %eax
-    mov %eax, %cr3
-    mov $MSR_EFER, %ecx
-    rdmsr
-    or $EFER_LME, %eax
-    wrmsr
-    mov $0x80000011, %eax       /* PG, ET, PE */
-    mov %eax, %cr0
-    ljmpl $SEL_CODE, $processor
-.balign 4
-trampoline_gdt:
-    .word gdt_end - gdt - 1
-    .long gdt
-trampoline_end:
-.code64
 
 .data
 .balign 64
@@ -203,7 +158,3 @@ deadline: .quad 0
 clock_step: .quad 0
 tsc_step: .quad 0
 timer_fired: .quad 0
-.bss
-.balign 16
-    .skip 4096
-processor_stack_top:

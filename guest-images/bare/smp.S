@@ -4,8 +4,7 @@
  * them leaf 0xb is to put in a core and in a socket. */
 .include "guest.inc"
 .include "acpi.inc"
-
-.set TRAMPOLINE, 0x8000         /* the SIPI's vector is the page's number */
+.include "processors.inc"
 
 main:
     call check_acpi
@@ -16,11 +15,7 @@ main:
     cmpl $LAPIC, 36(%rbx)
     CHECK "the MADT's local APIC address"
 
-    lea trampoline, %rsi
-    mov $TRAMPOLINE, %edi
-    mov $trampoline_end - trampoline, %ecx
-    rep movsb
-
+    call processors_init
     mov $LAPIC, %ebp
     movl $0x1ff, 0xf0(%rbp)
     mov 0x20(%rbp), %r13d
@@ -45,13 +40,7 @@ next_entry:
     movzbl 3(%rbx), %eax
     cmp %r13d, %eax
     je 4f
-    shl $24, %eax
-    mov %eax, 0x310(%rbp)
-    movl $0x4500, 0x300(%rbp)   /* INIT, assert */
-    call sent
-    mov %eax, 0x310(%rbp)
-    movl $0x4600 + (TRAMPOLINE >> 12), 0x300(%rbp)
-    call sent
+    call start_processor
     inc %r12d
     /* One after the other, so that each has the lines to itself. */
 3:  pause
@@ -76,19 +65,8 @@ all_started:
     CHECK "all of them ran"
 9:  ret
 
-/* Waits until the local APIC has sent an interrupt. */
-sent:
-    testl $0x1000, 0x300(%rbp)
-    jnz sent
-    ret
-
-/* A started processor in 64-bit mode, on the one stack for such. */
+/* A started processor. */
 processor:
-    mov $SEL_DATA, %eax
-    mov %eax, %ds
-    mov %eax, %es
-    mov %eax, %ss
-    lea processor_stack_top, %rsp
     mov $LAPIC, %ebp
     mov 0x20(%rbp), %r13d
     shr $24, %r13d
@@ -128,35 +106,6 @@ processor:
 1:  lock incl running
     jmp stop
 
-/* Copied to TRAMPOLINE; a processor starts here in real mode. */
-.code16
-trampoline:
-    cli
-    xor %ax, %ax
-    mov %ax, %ds
-    lgdtl trampoline_gdt - trampoline + TRAMPOLINE
-    mov $0x20, %eax             /* PAE */
-    mov %eax, %cr4
-    mov $pml4, %eax
-    mov %eax, %cr3
-    mov $MSR_EFER, %ecx
-    rdmsr
-    or $EFER_LME, %eax
-    wrmsr
-    mov $0x80000011, %eax       /* PG, ET, PE */
-    mov %eax, %cr0
-    ljmpl $SEL_CODE, $processor
-.balign 4
-trampoline_gdt:
-    .word gdt_end - gdt - 1
-    .long gdt
-trampoline_end:
-.code64
-
 .data
 .balign 4
 running: .long 1
-.bss
-.balign 16
-    .skip 4096
-processor_stack_top:

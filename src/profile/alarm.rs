@@ -17,16 +17,15 @@ use kvm_bindings::{
     KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_EXIT_MMIO, KVM_EXIT_X86_RDMSR,
     KVM_EXIT_X86_WRMSR, kvm_run,
 };
-use kvm_ioctls::VcpuFd;
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
 use super::activity::Activity;
+use crate::vcpu::kick;
 
 thread_local! {
     /// What the handler of this thread works with. Constant initialisation and no
     /// destructor: the signal handler may use it.
     static NOTE: Note = const { Note {
-        run: Cell::new(ptr::null_mut()),
         seen: Cell::new(Activity::Guest),
         is_due: AtomicBool::new(false),
     } };
@@ -34,8 +33,6 @@ thread_local! {
 
 /// Used by one thread and its signal handler, which never interrupts itself.
 struct Note {
-    /// The `kvm_run` page of the vCPU that runs on this thread.
-    run: Cell<*mut kvm_run>,
     /// What was going on when the timer went off: the handler's while nothing is due,
     /// the thread's afterwards.
     seen: Cell<Activity>,
@@ -57,16 +54,9 @@ pub(super) fn install_handler() -> Result<(), vmm_sys_util::errno::Error> {
 }
 
 extern "C" fn on_alarm(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    let run = kick::call_out();
     NOTE.with(|note| {
-        let run = note.run.get();
-        if run.is_null() {
-            return;
-        }
-        // SAFETY: a non-null pointer is the mapped `kvm_run` of the vCPU whose
-        // `Alarm` lives on this very thread; the kernel reads this byte only on entry
-        // to KVM_RUN.
-        unsafe { ptr::addr_of_mut!((*run).immediate_exit).write_volatile(1) };
-        if !note.is_due.load(Ordering::Acquire) {
+        if !run.is_null() && !note.is_due.load(Ordering::Acquire) {
             note.seen.set(activity(run));
             note.is_due.store(true, Ordering::Release);
         }
@@ -116,12 +106,11 @@ fn activity(run: *const kvm_run) -> Activity {
 pub(super) struct Alarm(usize);
 
 impl Alarm {
-    /// Starts the timer of this thread, which is the one that runs `vcpu`.
+    /// Starts the timer of this thread, which is one that [kicks](kick::KickSlot) reach.
     ///
     /// # Errors
     /// What timer_create(2) or timer_settime(2) says.
-    pub(super) fn start(vcpu: &mut VcpuFd, period: Duration) -> io::Result<Self> {
-        NOTE.with(|note| note.run.set(vcpu.get_kvm_run()));
+    pub(super) fn start(period: Duration) -> io::Result<Self> {
         let alarm = Self(create_timer()?.addr());
         alarm.arm(period)?;
         Ok(alarm)
@@ -162,7 +151,6 @@ impl Drop for Alarm {
     fn drop(&mut self) {
         // SAFETY: the timer is one that timer_create made, and is deleted once.
         unsafe { libc::timer_delete(self.id()) };
-        NOTE.with(|note| note.run.set(ptr::null_mut()));
     }
 }
 

@@ -1,19 +1,15 @@
 //! A copy of what lies on a guest's stack.
 //!
 //! Nothing changes in the guest, not even an accessed bit. What the page tables hold
-//! is the guest's: every address is checked by [`GuestRam`], and a walk has at most
-//! five steps.
+//! is the guest's, and is checked as the emulator checks it.
 
 use kvm_bindings::kvm_sregs;
 
 use crate::memory::GuestRam;
+use crate::vcpu::emulate::look;
 
 const CR0_PG: u64 = 1 << 31;
-const CR4_LA57: u64 = 1 << 12;
 const EFER_LMA: u64 = 1 << 10;
-const PRESENT: u64 = 1;
-const LARGE: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const PAGE: u64 = 4096;
 
 /// Copies what lies from `rsp` upwards in a vCPU that runs 64-bit code, as far as
@@ -27,7 +23,7 @@ pub(super) fn read(ram: &GuestRam, sregs: &kvm_sregs, rsp: u64, to: &mut [u8]) -
     while let Some(rest) = to.get_mut(done..).filter(|rest| !rest.is_empty()) {
         let in_page = usize::try_from(PAGE - at % PAGE).unwrap_or(rest.len());
         let len = in_page.min(rest.len());
-        let copied = translate(ram, sregs, at)
+        let copied = look(ram, sregs, at)
             .zip(rest.get_mut(..len))
             .is_some_and(|(gpa, part)| ram.read(gpa, part).is_ok());
         if !copied {
@@ -39,37 +35,21 @@ pub(super) fn read(ram: &GuestRam, sregs: &kvm_sregs, rsp: u64, to: &mut [u8]) -
     done
 }
 
-/// Where `linear` leads by 4- or 5-level paging (SDM vol. 3 §4.5).
-fn translate(ram: &GuestRam, sregs: &kvm_sregs, linear: u64) -> Option<u64> {
-    let levels = if sregs.cr4 & CR4_LA57 != 0 { 5 } else { 4 };
-    let mut table = sregs.cr3 & ADDRESS;
-    for level in (1..=levels).rev() {
-        let shift = 12 + 9 * (level - 1);
-        let entry = ram.read_u64(table + (linear >> shift) % 512 * 8).ok()?;
-        if entry & PRESENT == 0 {
-            return None;
-        }
-        table = entry & ADDRESS;
-        let is_leaf = level == 1 || entry & LARGE != 0 && level <= 3;
-        if is_leaf {
-            let offset = (1u64 << shift) - 1;
-            return Some(table & !offset | linear & offset);
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const CR4_PAE: u64 = 1 << 5;
+    const PRESENT: u64 = 1;
+    const LARGE: u64 = 1 << 7;
     const ROOT: u64 = 0x1000;
 
     fn long_mode() -> kvm_sregs {
         let mut sregs = kvm_sregs {
             cr0: CR0_PG | 1,
             cr3: ROOT,
+            cr4: CR4_PAE,
             efer: EFER_LMA,
             ..Default::default()
         };
@@ -134,7 +114,7 @@ mod tests {
                 ram.write_u64(ROOT + index * 8, entry & 0xf_ffff | 3).unwrap();
             }
             let mut sregs = long_mode();
-            sregs.cr4 = cr4;
+            sregs.cr4 = cr4 | CR4_PAE;
             let mut room = [0; 8192];
             for cr3 in [cr3, ROOT] {
                 sregs.cr3 = cr3;

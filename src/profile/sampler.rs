@@ -30,13 +30,14 @@ impl SamplerPlan {
         }
     }
 
-    /// Starts to sample `vcpu`, which this thread runs.
+    /// Starts to sample the vCPU of this thread, which has its
+    /// [`KickSlot`](crate::vcpu::kick::KickSlot).
     ///
     /// # Errors
     /// What the host says of the timer.
-    pub fn start(self, vcpu: &mut VcpuFd) -> io::Result<Sampler> {
+    pub fn start(self) -> io::Result<Sampler> {
         Ok(Sampler {
-            alarm: Alarm::start(vcpu, self.period)?,
+            alarm: Alarm::start(self.period)?,
             ram: self.ram,
             period: self.period,
             started: Instant::now(),

@@ -40,15 +40,21 @@ pub fn install_handler() -> Result<(), vmm_sys_util::errno::Error> {
 }
 
 extern "C" fn on_kick(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
-    KVM_RUN.with(|slot| {
-        let run = slot.get();
-        if !run.is_null() {
-            // SAFETY: a non-null pointer is the mapped `kvm_run` of the vCPU
-            // whose `KickSlot` lives on this very thread; the kernel reads this
-            // byte only on entry to KVM_RUN, so a volatile store is all it takes.
-            unsafe { ptr::addr_of_mut!((*run).immediate_exit).write_volatile(1) };
-        }
-    });
+    call_out();
+}
+
+/// Has KVM_RUN return on this thread as soon as it is entered, as a kick does, and gives
+/// the `kvm_run` page of the vCPU that runs here; null where none does. For signal handlers:
+/// it is no more than a store.
+pub fn call_out() -> *const kvm_run {
+    let run = KVM_RUN.with(Cell::get);
+    if !run.is_null() {
+        // SAFETY: a non-null pointer is the mapped `kvm_run` of the vCPU
+        // whose `KickSlot` lives on this very thread; the kernel reads this
+        // byte only on entry to KVM_RUN, so a volatile store is all it takes.
+        unsafe { ptr::addr_of_mut!((*run).immediate_exit).write_volatile(1) };
+    }
+    run
 }
 
 /// While it lives, kicks of this thread reach the vCPU it was made for.

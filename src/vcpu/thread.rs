@@ -154,7 +154,7 @@ impl Vcpu {
         let Some(plan) = self.sampler_plan.take() else {
             return Ok(());
         };
-        let sampler = plan.start(&mut self.fd);
+        let sampler = plan.start();
         self.sampler = Some(Box::new(sampler.map_err(|error| {
             ExitReason::HostError {
                 message: format!(

@@ -91,6 +91,7 @@ use crate::memory::ram::GuestRam;
 
 pub use self::error::EmulateError;
 pub use self::hooks::SharedHooks;
+pub(crate) use self::paging::look;
 pub use self::sandbox::{Outcome, Sandbox, SandboxState};
 
 /// What an [`Emulator`] has done so far.

@@ -33,6 +33,7 @@ const SHARED: &[(&str, &str)] = sources![
     "net_hostile.inc",
     "net_load.inc",
     "net_ping.inc",
+    "processors.inc",
     "user.inc",
     "virtio.inc",
     "virtio_blk.inc",

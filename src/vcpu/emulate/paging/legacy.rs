@@ -42,8 +42,9 @@ impl Walker<'_> {
         } else {
             pte::ACCESSED
         };
-        let marked =
-            (large || self.set(directory_at, directory, pte::ACCESSED)) && self.set(at, leaf, used);
+        let marked = access.kind == Kind::Look
+            || (large || self.set(directory_at, directory, pte::ACCESSED))
+                && self.set(at, leaf, used);
         Ok(marked.then_some(Translation {
             gpa: base | (linear % size),
             key: None,

@@ -62,6 +62,9 @@ const PAE_LEVELS: u32 = 3;
 /// Entry bits that long mode ignores and PAE reserves.
 const PAE_RESERVED: u64 = 0x7ff0_0000_0000_0000;
 
+/// The largest MAXPHYADDR (SDM vol. 3 §4.1.4).
+const MAX_PHYSICAL_BITS: u32 = 52;
+
 /// Times a walk starts over because an entry changed under it, before the instruction is run anew.
 const MAX_RESTARTS: usize = 8;
 
@@ -71,6 +74,8 @@ pub(super) enum Kind {
     Read,
     Write,
     Fetch,
+    /// Not the guest's: nothing forbids it, and it leaves no trace in the tables.
+    Look,
 }
 
 /// On whose behalf an access is made.
@@ -108,6 +113,17 @@ pub(super) enum WalkError {
     Contended,
     /// Long mode without PAE, which no processor enters.
     Unsupported,
+}
+
+/// Where `linear` leads, for somebody who looks on and is not the guest.
+pub(crate) fn look(ram: &GuestRam, sregs: &kvm_sregs, linear: u64) -> Option<u64> {
+    let access = Access {
+        kind: Kind::Look,
+        privilege: Privilege::Implicit,
+    };
+    let walker = Walker::new(ram, sregs, 0, MAX_PHYSICAL_BITS);
+    let translation = walker.translate(linear, access).ok()?;
+    Some(translation.gpa)
 }
 
 /// The guest's paging mode and the memory its tables lie in.
@@ -278,13 +294,16 @@ impl<'a> Walker<'a> {
 
     /// Whether the rights that all levels grant allow the access (SDM vol. 3 §4.6.1).
     fn permits(&self, rights: u64, nx: bool, access: Access) -> bool {
+        if access.kind == Kind::Look {
+            return true;
+        }
         let user_page = rights & pte::USER != 0;
         let writable = rights & pte::WRITABLE != 0;
         let write_protect = self.sregs.cr0 & bits::CR0_WP != 0;
         if access.privilege == Privilege::User {
             return user_page
                 && match access.kind {
-                    Kind::Read => true,
+                    Kind::Read | Kind::Look => true,
                     Kind::Write => writable,
                     Kind::Fetch => !nx,
                 };
@@ -325,6 +344,9 @@ impl<'a> Walker<'a> {
 
     /// Sets accessed bits along the path and the leaf's dirty bit. False if an entry changed.
     fn mark(&self, path: &[(u64, u64)], access: Access) -> bool {
+        if access.kind == Kind::Look {
+            return true;
+        }
         for (depth, (at, entry)) in path.iter().enumerate() {
             let mut wanted = pte::ACCESSED;
             if access.kind == Kind::Write && depth + 1 == path.len() {

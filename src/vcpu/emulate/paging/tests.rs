@@ -76,6 +76,24 @@ fn accessed_and_dirty_bits_are_set() {
 }
 
 #[test]
+fn looking_leaves_no_trace_and_is_never_denied() {
+    let mut machine = Machine::new();
+    let look = |machine: &Machine, linear| look(&machine.ram, &machine.sregs, linear);
+    let tables = |machine: &Machine| {
+        let mut bytes = vec![0; 0x5000];
+        machine.ram.read(0x1000, &mut bytes).unwrap();
+        bytes
+    };
+    let before = tables(&machine);
+    assert_eq!(look(&machine, KERNEL_DATA + 5), Some(KERNEL_DATA + 5));
+    assert_eq!(tables(&machine), before);
+    machine.sregs.cr4 |= bits::CR4_SMAP;
+    assert_eq!(look(&machine, USER_DATA), Some(USER_DATA));
+    assert_eq!(look(&machine, END_OF_MAP), None);
+    assert_eq!(tables(&machine), before);
+}
+
+#[test]
 fn a_denied_access_leaves_the_bits() {
     let machine = Machine::new();
     assert_eq!(walk(&machine, KERNEL_DATA, USER_READ), Err(5));
