@@ -4,6 +4,11 @@
 //! is not lost, its handler sets `kvm_run.immediate_exit`, and the next
 //! `KVM_RUN` returns EINTR at once (Linux Documentation/virt/kvm/api.rst §5).
 //!
+//! The signal is a standard one: a real-time signal is refused when its user has as many
+//! waiting as RLIMIT_SIGPENDING allows, over all processes, and a standard one then
+//! comes without its particulars (signal(7), Linux kernel/signal.c). Two
+//! that wait are one, which is enough.
+//!
 //! No kick is lost. Whoever kicks has changed the gate before, and the thread looks at
 //! the gate after everything that may swallow a kick: after it has made its
 //! [`KickSlot`] (a kick before that finds none), and after it has taken
@@ -18,7 +23,7 @@ use std::thread::JoinHandle;
 use kvm_bindings::kvm_run;
 use kvm_ioctls::VcpuFd;
 use libc::c_int;
-use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
+use vmm_sys_util::signal::{Killable, register_signal_handler};
 
 thread_local! {
     /// The `kvm_run` page of the vCPU that runs on this thread. Constant
@@ -26,17 +31,15 @@ thread_local! {
     static KVM_RUN: Cell<*mut kvm_run> = const { Cell::new(ptr::null_mut()) };
 }
 
-/// The kick signal.
-pub fn signal() -> c_int {
-    SIGRTMIN()
-}
+/// The kick signal. A stray one does nothing to a process without a handler.
+pub const SIGNAL: c_int = libc::SIGURG;
 
 /// Installs the handler of the kick signal, for the whole process.
 ///
 /// # Errors
 /// What sigaction says.
 pub fn install_handler() -> Result<(), vmm_sys_util::errno::Error> {
-    register_signal_handler(signal(), on_kick)
+    register_signal_handler(SIGNAL, on_kick)
 }
 
 extern "C" fn on_kick(_: c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
@@ -77,7 +80,7 @@ impl Drop for KickSlot {
 /// Kicks the vCPU that runs on `thread`; a thread that has ended is left alone.
 pub fn kick<T>(thread: &JoinHandle<T>) {
     if !thread.is_finished() {
-        // It fails only for a signal number out of range, which SIGRTMIN is not.
-        let _ = thread.kill(signal());
+        // It fails for a signal that is none, or one that has to queue.
+        let _ = thread.kill(SIGNAL);
     }
 }

@@ -434,8 +434,8 @@ fn signal_descriptor() -> io::Result<OwnedFd> {
     // Whoever started the process may have left it with signals blocked; without this
     // one no vCPU could be called out of its guest.
     // SAFETY: the set is one that the kernel has filled in, the number a signal's.
-    if unsafe { libc::sigismember(&before, kick::signal()) } == 1 {
-        change_mask(libc::SIG_UNBLOCK, &signal_set(&[kick::signal()]))?;
+    if unsafe { libc::sigismember(&before, kick::SIGNAL) } == 1 {
+        change_mask(libc::SIG_UNBLOCK, &signal_set(&[kick::SIGNAL]))?;
     }
     // SAFETY: the set is initialised; the descriptor that signalfd returns belongs to
     // nobody else.
