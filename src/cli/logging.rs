@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
+use std::time::Instant;
 
 use env_logger::Target;
 use log::{Level, LevelFilter};
 
+use super::flood::Flood;
 use super::say;
 
 /// Starts logging: warnings always, what Mayfly decides with one `-v`, details with two.
@@ -15,16 +17,25 @@ pub(super) fn init(verbose: u8) {
         1 => LevelFilter::Info,
         _ => LevelFilter::Debug,
     };
+    let flood = Flood::default();
     let started = env_logger::Builder::new()
         .filter_level(LevelFilter::Warn)
         .filter_module("mayfly", level)
         .target(Target::Pipe(Box::new(Patient(io::stderr()))))
-        .format(|out, record| {
-            let prefix = match record.level() {
-                Level::Warn => "warning: ",
-                _ => "",
-            };
-            writeln!(out, "mayfly: {prefix}{}", record.args())
+        .format(move |out, record| {
+            if record.level() > Level::Warn {
+                return writeln!(out, "mayfly: {}", record.args());
+            }
+            let place = (record.module_path_static(), record.line());
+            match flood.admit(place, Instant::now()) {
+                None => Ok(()),
+                Some(0) => writeln!(out, "mayfly: warning: {}", record.args()),
+                Some(more) => writeln!(
+                    out,
+                    "mayfly: warning: {} (and {more} more like it before)",
+                    record.args()
+                ),
+            }
         })
         .try_init();
     // Only a second logger is refused, and the first one does as well.
@@ -49,7 +60,7 @@ impl<T: AsFd> Write for Patient<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     #[test]
     fn a_reader_that_stalls_is_not_waited_for() {

@@ -14,6 +14,7 @@
 mod default_guest;
 mod doctor;
 mod exit_codes;
+mod flood;
 mod image;
 mod later;
 mod logging;

@@ -13,7 +13,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -25,6 +25,7 @@ use thiserror::Error;
 
 use super::devices::Panel;
 use super::exit::ExitReason;
+use super::lifecycle::History;
 use crate::console::{Input, Patience, patient};
 use crate::terminal::{self, RawMode};
 use crate::vcpu::kick;
@@ -112,8 +113,9 @@ impl Signals {
 
 /// Everything the main thread waits for.
 pub struct Control {
-    /// The machine that all this is for.
-    panel: Panel,
+    /// The machine that all this is for; none between a reset and the next start.
+    panel: Option<Panel>,
+    history: Arc<History>,
     timeout: Option<OwnedFd>,
     signals: OwnedFd,
     typing: Option<Typing>,
@@ -136,7 +138,8 @@ impl Control {
     ) -> Result<Self, ControlError> {
         let timeout = timeout.map(timer_after).transpose();
         Ok(Self {
-            panel,
+            history: panel.lifecycle.history().clone(),
+            panel: Some(panel),
             timeout: timeout.map_err(ControlError::Timer)?,
             signals: signals.0,
             typing: input.map(Typing::new).transpose()?,
@@ -145,11 +148,27 @@ impl Control {
         })
     }
 
+    /// The machine has ended, and is to go: nothing of it is kept here.
+    pub fn let_go(&mut self) {
+        self.panel = None;
+    }
+
     /// From now on all this is for another machine.
     pub fn attend(&mut self, panel: Panel) {
-        self.panel = panel;
+        self.panel = Some(panel);
         // Its serial port has room for what is waiting.
-        self.panel.lifecycle.history().wake_main_thread();
+        self.history.wake_main_thread();
+    }
+
+    fn end(&self, reason: ExitReason) {
+        if let Some(panel) = &self.panel {
+            panel.lifecycle.end(reason);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        let ended = |panel: &Panel| panel.lifecycle.reason().is_some();
+        self.panel.as_ref().is_none_or(ended)
     }
 
     /// Whether the user wants to have the VM ended by its guest: a reset is as good
@@ -167,7 +186,7 @@ impl Control {
     /// goes on.
     pub fn stop(&mut self) {
         self.signal();
-        if std::mem::take(&mut self.to_stop) && self.panel.lifecycle.reason().is_none() {
+        if std::mem::take(&mut self.to_stop) && !self.has_ended() {
             tell_of(match self.raw_mode() {
                 Some(raw_mode) => raw_mode.suspend(),
                 None => stop_self(),
@@ -190,19 +209,17 @@ impl Control {
                     }
                 }
                 Ok(libc::SIGTERM) if self.press_power_button() => {}
-                _ => {
-                    self.panel.lifecycle.end(ExitReason::UserQuit);
-                }
+                _ => self.end(ExitReason::UserQuit),
             }
         }
     }
 
     /// Has the guest power itself off, if it can be asked to: once, and if it listens.
     fn press_power_button(&mut self) -> bool {
-        if self.pressed {
+        let Some(panel) = self.panel.as_ref().filter(|_| !self.pressed) else {
             return false;
-        }
-        let power = self.panel.power.lock();
+        };
+        let power = panel.power.lock();
         let mut power = power.unwrap_or_else(PoisonError::into_inner);
         self.pressed = power.listens();
         if self.pressed {
@@ -221,10 +238,10 @@ impl Control {
     }
 
     fn type_in(&mut self, ops: &mut EventOps, readable: bool) {
-        let Some(typing) = &mut self.typing else {
+        let (Some(typing), Some(panel)) = (&mut self.typing, &self.panel) else {
             return;
         };
-        if !typing.step(&self.panel, ops, readable) {
+        if !typing.step(panel, ops, readable) {
             typing.watch(ops, false);
             self.typing = None;
         }
@@ -340,7 +357,7 @@ fn readable(fd: RawFd, source: Source) -> Events {
 impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps) {
         let nap = self.typing.as_ref().and_then(|t| t.keyboard.as_ref());
-        let wake_up = self.panel.lifecycle.history().wake_up();
+        let wake_up = self.history.wake_up();
         let watched = [
             (Some(wake_up.as_raw_fd()), Source::WakeUp),
             (Some(self.signals.as_raw_fd()), Source::Signal),
@@ -355,7 +372,7 @@ impl MutEventSubscriber for Control {
                 && let Err(error) = ops.add(readable(fd, source))
             {
                 let message = format!("cannot wait for events: {error:?}");
-                self.panel.lifecycle.end(ExitReason::HostError { message });
+                self.end(ExitReason::HostError { message });
             }
         }
         if let Some(typing) = &mut self.typing {
@@ -367,15 +384,13 @@ impl MutEventSubscriber for Control {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         match Source::of(events) {
             // The end is noticed by whoever waits here for it.
-            Some(Source::WakeUp) if self.panel.lifecycle.reason().is_some() => {}
+            Some(Source::WakeUp) if self.has_ended() => {}
             Some(Source::WakeUp) => {
-                let _ = self.panel.lifecycle.history().wake_up().read();
+                let _ = self.history.wake_up().read();
                 self.type_in(ops, false);
             }
             None => {}
-            Some(Source::Timeout) => {
-                self.panel.lifecycle.end(ExitReason::Timeout);
-            }
+            Some(Source::Timeout) => self.end(ExitReason::Timeout),
             Some(Source::Signal) => self.signal(),
             Some(Source::Input) => self.type_in(ops, true),
             Some(Source::NapOver) => {

@@ -103,6 +103,7 @@ fn start_again(
     events: &mut Events,
     records: &mut Records<'_>,
 ) -> Result<ExitReason, BuildError> {
+    events.control()?.let_go();
     hardware.reset()?;
     // It has lived for a moment.
     hardware.start_writer()?;

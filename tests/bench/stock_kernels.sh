@@ -100,9 +100,9 @@ left_out=(
     # Certificates, built in, revoked and of the firmware, each parsed and hashed;
     # their keyrings stay, as others link to them.
     load_system_certificate_list load_revocation_certificate_list load_uefi_certs
-    # All that has the kernel's type information (BTF) parsed, five megabytes: CUBIC,
-    # so that TCP is left with Reno, and functions for BPF programs.
-    cubictcp_register kfunc_init init_subsystem bpf_kfunc_init bpf_fs_kfuncs_init
+    # All that has the kernel's type information (BTF) parsed, five megabytes: the types
+    # of modules, CUBIC, so that TCP is left with Reno, and functions for BPF programs.
+    btf_module_init cubictcp_register kfunc_init init_subsystem bpf_kfunc_init bpf_fs_kfuncs_init
     bpf_key_sig_kfuncs_init bpf_kprobe_multi_kfuncs_init bpf_prog_test_run_init
     bpf_rstat_kfunc_init bpf_tcp_ca_kfunc_init bpf_dummy_struct_ops_init
     cpumask_kfunc_init crypto_kfunc_init xdp_metadata_init
@@ -117,7 +117,9 @@ if [[ -z $plain ]]; then
         "initcall_blacklist=$(IFS=, && echo "${left_out[*]}")")
 fi
 if [[ $debian ]]; then
-    options+=(root=/dev/vda rw init=/sbin/mayfly-init)
+    # The initramfs waits half a minute for its root unless it is told otherwise, and
+    # the generic kernel has modules to load until it is there.
+    options+=(root=/dev/vda rw rootdelay=900 init=/sbin/mayfly-init)
 fi
 options+=("${more[@]}")
 
