@@ -1,8 +1,9 @@
 //! `--memory`'s options, by the host's own counters of the process that runs the VM.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,11 @@ fn status(vm: &Running, name: &str) -> u64 {
     let text = proc_file(vm, "status");
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     kib(line.expect("the line").trim_start_matches(':'))
+}
+
+/// Whether this is the emulated host, on which everything that is looked for is there.
+fn is_emulated_host() -> bool {
+    std::env::var_os("MAYFLY_EMULATED_HOST").is_some()
 }
 
 /// It ended with one line of Mayfly's, which has `text` in it.
@@ -254,6 +260,71 @@ fn memory_is_taken_at_once_or_not_at_all() {
         &outcome,
         "cannot take 245760 MiB of guest memory at the start",
     );
+}
+
+/// A cgroup for memory with a limit, of the version that the host has; removed when it is
+/// dropped.
+struct LimitedGroup {
+    path: PathBuf,
+    /// What the controller was given out in for it.
+    enabled: Option<String>,
+}
+
+impl LimitedGroup {
+    /// None where such a cgroup is not ours to make.
+    fn new(limit: u64) -> Option<Self> {
+        let (top, file) = match Path::new("/sys/fs/cgroup/memory").is_dir() {
+            true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            false => ("/sys/fs/cgroup", "memory.max"),
+        };
+        // Version 1 has no such file.
+        let control = format!("{top}/cgroup.subtree_control");
+        let needed = fs::read_to_string(&control).is_ok_and(|text| !text.contains("memory"));
+        let enabled = needed && fs::write(&control, "+memory").is_ok();
+        let enabled = enabled.then_some(control);
+        let path = Path::new(top).join(format!("limited-{}", std::process::id()));
+        let made = fs::create_dir(&path).is_ok();
+        let group = Self { path, enabled };
+        let limited = fs::write(group.path.join(file), limit.to_string());
+        (made && limited.is_ok()).then_some(group)
+    }
+}
+
+impl Drop for LimitedGroup {
+    fn drop(&mut self) {
+        // Those that have ended may be in it for another moment.
+        for _ in 0..100 {
+            match fs::remove_dir(&self.path) {
+                Err(error) if error.kind() == ErrorKind::ResourceBusy => {
+                    thread::sleep(Duration::from_millis(10));
+                }
+                _ => break,
+            }
+        }
+        if let Some(control) = &self.enabled {
+            let _ = fs::write(control, "-memory");
+        }
+    }
+}
+
+#[test]
+fn no_more_is_taken_at_once_than_a_cgroup_has() {
+    let Some(group) = LimitedGroup::new(64 << 20) else {
+        assert!(!is_emulated_host(), "no cgroup with a limit of memory");
+        return;
+    };
+    let script = format!(
+        "echo 0 >{}/cgroup.procs && exec \"$@\"",
+        group.path.display()
+    );
+    let inside = |memory| touching(memory).under("bash", ["-c", &script, "bash"]);
+    let outcome = inside("512M,prealloc").outcome();
+    refused(&outcome, "because this process's cgroup has ");
+    // There is room for 16, and what is not taken at once is not looked at.
+    for memory in ["16M,prealloc", "512M"] {
+        let mut vm = inside(memory).start();
+        vm.wait_for("touched");
+    }
 }
 
 #[test]
