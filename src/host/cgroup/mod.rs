@@ -85,7 +85,9 @@ pub enum CgroupError {
 /// Makes a group for this process, called `name`, and moves the process into it.
 ///
 /// # Errors
-/// [`CgroupError`], of the first place that was tried; then everything is as it was.
+/// [`CgroupError`], of the first place that was tried; then the process is where it was,
+/// and the group is gone. What may stay is the cpu controller, given out at the top of all
+/// cgroups: there it is for everybody, and others may use it by then.
 #[cold]
 pub fn enter(name: &str, share: CpuShare) -> Result<Group, CgroupError> {
     Group::enter(&cpu_hierarchies()?, name, share)
