@@ -128,6 +128,24 @@ fn transparent_huge_pages_are_used() {
     assert!(huge >= TOUCHED_KIB / 2, "{huge} KiB in huge pages");
 }
 
+/// Memory of two ranges is asked for what it cannot have: one line is enough.
+fn warnings_of(memory: &str) -> usize {
+    let outcome = touching(memory).args(["--timeout", "100ms"]).outcome();
+    outcome.stderr.matches(" has no effect").count()
+}
+
+#[test]
+fn transparent_huge_pages_that_are_off_are_told_of_once() {
+    for (memory, file) in [
+        ("4G,hugepages=thp", "enabled"),
+        ("4G,hugepages=thp,shared", "shmem_enabled"),
+    ] {
+        let words = ["always", "within_size", "advise", "madvise", "force"];
+        let given = words.iter().any(|word| transparent_is(file, word));
+        assert_eq!(warnings_of(memory), usize::from(!given), "{memory}");
+    }
+}
+
 #[test]
 fn huge_pages_come_out_of_the_hosts_pool() {
     const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
@@ -181,6 +199,7 @@ fn equal_pages_are_merged() {
     vm.wait_for("touched");
     if run.trim() != "1" {
         vm.wait_for_error("warning: mergeable has no effect yet: KSM does not run");
+        assert_eq!(warnings_of("4G,mergeable"), 1);
     }
     // A page that nobody has asked to merge is left alone.
     let other = touched("16M");
