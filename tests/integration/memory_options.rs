@@ -103,6 +103,36 @@ fn transparent_is(file: &str, word: &str) -> bool {
     modes.is_ok_and(|modes| modes.contains(&format!("[{word}]")))
 }
 
+/// Whether this user may lock so much: with CAP_IPC_LOCK, or by the limit (`ulimit -l`).
+fn may_lock(bytes: usize) -> bool {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the mapping is new, of this function alone, and never touched; locking it
+    // when it is touched takes no memory.
+    unsafe {
+        let place = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0);
+        assert_ne!(place, libc::MAP_FAILED, "map {bytes} bytes");
+        let locked = libc::mlock2(place, bytes, libc::MLOCK_ONFAULT) == 0;
+        libc::munmap(place, bytes);
+        locked
+    }
+}
+
+/// A VM as of [`touched`], of so many bytes, all locked; none where this user may
+/// not lock them, and is told so.
+#[track_caller]
+fn touched_locked(memory: &str, bytes: u64) -> Option<Running> {
+    if may_lock(usize::try_from(bytes).expect("64 bits")) {
+        return Some(touched(memory));
+    }
+    let outcome = touching(memory).outcome();
+    outcome.ended(HOST, "host-error");
+    // There may be warnings of other options.
+    let why = "raise the limit ('ulimit -l'";
+    assert!(outcome.stderr.contains(why), "{outcome}");
+    None
+}
+
 #[test]
 fn memory_is_private_and_taken_when_touched() {
     let vm = touched("16M");
@@ -188,7 +218,11 @@ fn huge_pages_come_out_of_the_hosts_pool() {
 #[test]
 fn equal_pages_are_merged() {
     const KSM: &str = "/sys/kernel/mm/ksm";
-    let mut vm = touching("16M,mergeable,lock").start();
+    let memory = match may_lock(16 << 20) {
+        true => "16M,mergeable,lock",
+        false => "16M,mergeable",
+    };
+    let mut vm = touching(memory).start();
     let Ok(run) = fs::read_to_string(format!("{KSM}/run")) else {
         refused(
             &vm.outcome(),
@@ -232,7 +266,9 @@ fn equal_pages_are_merged() {
 
 #[test]
 fn locked_memory_is_counted_as_such() {
-    let vm = touched("16M,lock");
+    let Some(vm) = touched_locked("16M,lock", ALL_KIB << 10) else {
+        return;
+    };
     assert_eq!(status(&vm, "VmLck"), ALL_KIB);
     // Only what is touched is there.
     assert!(status(&vm, "VmRSS") < ALL_KIB);
@@ -273,12 +309,14 @@ fn memory_is_taken_at_once_or_not_at_all() {
     let vm = touched("16M,prealloc");
     assert!(status(&vm, "VmRSS") >= ALL_KIB);
     assert_eq!(status(&vm, "VmLck"), 0);
-    let mut vm = touched("16M,prealloc,lock,shared,hugepages=thp");
-    assert!(status(&vm, "VmRSS") >= ALL_KIB);
-    assert_eq!(status(&vm, "VmLck"), ALL_KIB);
-    // Files in memory have a switch of their own.
-    if transparent_is("shmem_enabled", "never") {
-        vm.wait_for_error("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+    let all = "16M,prealloc,lock,shared,hugepages=thp";
+    if let Some(mut vm) = touched_locked(all, ALL_KIB << 10) {
+        assert!(status(&vm, "VmRSS") >= ALL_KIB);
+        assert_eq!(status(&vm, "VmLck"), ALL_KIB);
+        // Files in memory have a switch of their own.
+        if transparent_is("shmem_enabled", "never") {
+            vm.wait_for_error("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+        }
     }
     let outcome = touching("240G,prealloc").outcome();
     refused(
@@ -395,7 +433,9 @@ fn memory_comes_from_the_node_that_was_chosen() {
 
 #[test]
 fn more_memory_than_the_host_has_in_huge_pages() {
-    let vm = touched("64G,hugepages=thp,lock");
+    let Some(vm) = touched_locked("64G,hugepages=thp,lock", 64 << 30) else {
+        return;
+    };
     let resident = status(&vm, "VmRSS");
     assert!(resident < 2 * ALL_KIB, "{resident} KiB");
 }
