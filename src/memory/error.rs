@@ -160,3 +160,28 @@ pub enum MemoryError {
         len: usize,
     },
 }
+
+impl MemoryError {
+    /// Whether the words of the command can never mean anything on this host. The others
+    /// are what the host has not got, or does not give, now.
+    pub fn is_usage(&self) -> bool {
+        match self {
+            // Too small for what a PC has in its memory, or larger than any address space.
+            Self::NotRam { .. } | Self::Layout { .. } | Self::NoSuchNode { .. } => true,
+            Self::Reserve { .. }
+            | Self::Promise { .. }
+            | Self::Memfd { .. }
+            | Self::NoHugePages { .. }
+            | Self::FewHugePages { .. }
+            | Self::NoKsm
+            | Self::TooMuchAtOnce { .. }
+            | Self::Populate { .. }
+            | Self::LockLimit { .. }
+            | Self::Lock { .. }
+            | Self::NoNuma
+            | Self::Bind { .. }
+            | Self::Fill { .. }
+            | Self::Clear { .. } => false,
+        }
+    }
+}

@@ -173,6 +173,7 @@ impl BuildError {
     pub fn reason(&self) -> ExitReason {
         let message = one_line(self);
         match self {
+            Self::Memory(error) if !error.is_usage() => ExitReason::HostError { message },
             Self::Boot(_)
             | Self::Config(_)
             | Self::CpuModel(_)
@@ -188,5 +189,63 @@ impl BuildError {
             | Self::SerialIsInput(_) => ExitReason::Usage { message },
             _ => ExitReason::HostError { message },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    fn code(error: MemoryError) -> u8 {
+        BuildError::from(error).reason().code()
+    }
+
+    #[test]
+    fn memory_that_the_host_does_not_give_is_its_own_fault() {
+        let size = 1 << 30;
+        let source = || io::Error::from_raw_os_error(libc::ENOMEM);
+        for error in [
+            MemoryError::Reserve {
+                size,
+                source: source(),
+            },
+            MemoryError::Memfd {
+                size,
+                source: source(),
+            },
+            MemoryError::Populate {
+                size,
+                source: source(),
+            },
+            MemoryError::Lock {
+                size,
+                source: source(),
+            },
+            MemoryError::Clear {
+                size,
+                source: source(),
+            },
+            MemoryError::LockLimit { size, limit: 0 },
+            MemoryError::NoHugePages { page: 2 << 20 },
+            MemoryError::NoKsm,
+            MemoryError::NoNuma,
+        ] {
+            let told = error.to_string();
+            assert_eq!(code(error), 244, "{told}");
+        }
+    }
+
+    #[test]
+    fn memory_that_can_never_be_is_the_users() {
+        let present = "0".to_owned();
+        assert_eq!(code(MemoryError::NoSuchNode { node: 7, present }), 245);
+        assert_eq!(
+            code(MemoryError::NotRam {
+                addr: 0x9fc00,
+                len: 4
+            }),
+            245
+        );
     }
 }

@@ -301,7 +301,7 @@ fn memory_that_mmap_refuses() {
     let limited = hello()
         .args(["--memory", "64G"])
         .under("sh", ["-c", script, "sh"]);
-    refuses(USAGE, &["memory", "Cannot allocate memory"], limited);
+    refuses(HOST, &["memory", "Cannot allocate memory"], limited);
 }
 
 #[test]

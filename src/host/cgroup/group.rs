@@ -183,11 +183,7 @@ impl<F: Folder> Group<F> {
             home,
             enabled: None,
         };
-        // Version 1 has the values first, so that nothing runs without them.
-        if place.version == Version::V1 {
-            group.set(place, share)?;
-        }
-        group.move_in(place)?;
+        group.move_in(place, share)?;
         if enable {
             group.enable(place)?;
         }
@@ -197,23 +193,33 @@ impl<F: Folder> Group<F> {
         Ok(group)
     }
 
-    fn move_in(&mut self, place: &Place<'_>) -> Result<(), CgroupError> {
+    /// Goes into the group; with version 1 when it has its values, so that nothing runs
+    /// without them.
+    fn move_in(&self, place: &Place<'_>, share: CpuShare) -> Result<(), CgroupError> {
         let mut tries = MAKE_TRIES;
         loop {
             tries = tries.saturating_sub(1);
-            let procs = self.parent.child(&self.name);
-            let moved = procs
-                .and_then(|group| group.writer(PROCS))
-                .and_then(|mut procs| procs.write_all(THIS_PROCESS));
-            match moved {
-                Ok(()) => return Ok(()),
-                // A VM of another PID namespace took it for one that had been left.
+            let ready = match place.version {
+                Version::V1 => self.set(place, share),
+                Version::V2 => Ok(()),
+            };
+            match ready.and_then(|()| self.write_procs(place)) {
+                // A VM of another PID namespace took it for one that had been left. The
+                // next one has no values yet.
                 Err(error) if vanished(&error) && tries > 0 => {
                     let _ = self.parent.make(&self.name);
                 }
-                Err(source) => return Err(CgroupError::Enter(place.parent.into(), source)),
+                entered => return entered,
             }
         }
+    }
+
+    fn write_procs(&self, place: &Place<'_>) -> Result<(), CgroupError> {
+        let procs = self.parent.child(&self.name);
+        procs
+            .and_then(|group| group.writer(PROCS))
+            .and_then(|mut procs| procs.write_all(THIS_PROCESS))
+            .map_err(|source| CgroupError::Enter(place.parent.into(), source))
     }
 
     fn enable(&mut self, place: &Place<'_>) -> Result<(), CgroupError> {
@@ -242,8 +248,11 @@ impl<F: Folder> Group<F> {
 }
 
 /// The cgroup was removed, or is being removed.
-fn vanished(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+fn vanished(error: &CgroupError) -> bool {
+    let (CgroupError::Set { source, .. } | CgroupError::Enter(_, source)) = error else {
+        return false;
+    };
+    matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
 /// What is written to which files.

@@ -1,5 +1,5 @@
 use super::super::testing::{
-    FakeFolder, MOUNT, deny, groups, place, put_other_into, steal, withhold, written,
+    FakeFolder, MOUNT, deny, groups, place, put_other_into, steal, steal_late, withhold, written,
 };
 use super::*;
 
@@ -161,6 +161,23 @@ fn with_version_1_the_values_come_first() {
     );
     assert_eq!(left, ["/cg/vms/cgroup.procs 0"]);
     assert_eq!((groups(), place()), (before, "/cg/vms".into()));
+}
+
+#[test]
+fn with_version_1_a_group_that_is_made_again_has_its_values_again() {
+    let own = FakeFolder::root().version_1().start_in("vms");
+    let (as_ever, _) = enter_and_leave(&own);
+    // Gone before it has them.
+    steal(1);
+    assert_eq!(enter_and_leave(&own).0, as_ever);
+    // Gone with them.
+    steal_late(2);
+    let (values, _) = as_ever.split_at(as_ever.len() - 1);
+    let expected = [values, values, &as_ever].concat();
+    assert_eq!(enter_and_leave(&own).0, expected);
+    steal_late(u32::MAX);
+    let error = FakeGroup::enter(&[own], NAME, BOTH).unwrap_err();
+    assert!(matches!(error, CgroupError::Enter(..)), "{error:?}");
 }
 
 #[test]

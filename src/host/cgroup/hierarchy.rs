@@ -16,7 +16,7 @@ pub enum Version {
     V2,
 }
 
-/// A mounted hierarchy in which there is, or may be, a cpu controller.
+/// A mounted hierarchy in which there is, or may be, the controller that is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
     /// Of its interface.
@@ -27,13 +27,16 @@ pub struct Hierarchy {
     pub own: PathBuf,
 }
 
-/// The hierarchies, version 2 first.
-pub(super) fn find(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
-    let mounts = || mountinfo.lines().filter_map(Mount::parse);
+/// The hierarchies for `controller` (`cpu`, `memory`), version 2 first.
+pub(super) fn find(mountinfo: &str, own: &str, controller: &str) -> Vec<Hierarchy> {
+    let mounts = || {
+        let lines = mountinfo.lines();
+        lines.filter_map(|line| Mount::parse(line, controller))
+    };
     [Version::V2, Version::V1]
         .into_iter()
         .filter_map(|version| {
-            let own = own_path(own, version)?;
+            let own = own_path(own, version, controller)?;
             mounts()
                 .filter(|mount| mount.version == version)
                 .find_map(|mount| mount.hierarchy(own))
@@ -42,13 +45,13 @@ pub(super) fn find(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
 }
 
 /// The path after `ID:CONTROLLERS:` on the line that is `version`'s.
-fn own_path(text: &str, version: Version) -> Option<&str> {
+fn own_path<'a>(text: &'a str, version: Version, controller: &str) -> Option<&'a str> {
     text.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
         let (id, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
         let is_it = match version {
             Version::V2 => id == "0" && controllers.is_empty(),
-            Version::V1 => controllers.split(',').any(|name| name == "cpu"),
+            Version::V1 => controllers.split(',').any(|name| name == controller),
         };
         is_it.then_some(path)
     })
@@ -64,7 +67,7 @@ struct Mount {
 
 impl Mount {
     /// `36 35 98:0 ROOT PLACE OPTIONS TAG… - TYPE SOURCE SUPER-OPTIONS`.
-    fn parse(line: &str) -> Option<Self> {
+    fn parse(line: &str, controller: &str) -> Option<Self> {
         let (mount, file_system) = line.split_once(" - ")?;
         let mut fields = mount.split(' ').skip(3);
         let (root, place) = (fields.next()?, fields.next()?);
@@ -72,7 +75,7 @@ impl Mount {
         let (kind, options) = (fields.next()?, fields.nth(1)?);
         let version = match kind {
             "cgroup2" => Version::V2,
-            "cgroup" if options.split(',').any(|option| option == "cpu") => Version::V1,
+            "cgroup" if options.split(',').any(|option| option == controller) => Version::V1,
             _ => return None,
         };
         Some(Self {
@@ -128,6 +131,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn find(mountinfo: &str, own: &str) -> Vec<Hierarchy> {
+        super::find(mountinfo, own, "cpu")
+    }
+
     const UNIFIED: &str =
         "35 24 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
 
@@ -176,6 +183,23 @@ mod tests {
                 ),
             ]
         );
+    }
+
+    #[test]
+    fn each_controller_of_version_1_has_its_own() {
+        let mounts = "31 23 0:28 / /sys/fs/cgroup rw,relatime - tmpfs tmpfs rw,mode=755\n\
+                      34 31 0:31 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n\
+                      35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let own = "4:memory:/limited\n2:cpu,cpuacct:/vms/a\n";
+        assert_eq!(
+            super::find(mounts, own, "memory"),
+            [hierarchy(
+                Version::V1,
+                "/sys/fs/cgroup/memory",
+                "/sys/fs/cgroup/memory/limited"
+            )]
+        );
+        assert_eq!(super::find(mounts, own, "pids"), []);
     }
 
     #[test]

@@ -10,11 +10,13 @@
 //! | `hierarchy.rs` | where the cgroups are mounted, and which is our own    |
 //! | `folder.rs`    | a cgroup as a folder: all that is asked of the kernel  |
 //! | `group.rs`     | making a group, entering it, leaving and removing it   |
+//! | `memory.rs`    | what the limits of the process's groups leave of memory |
 //! | `stale.rs`     | groups whose VM was killed before it could remove them |
 
 mod folder;
 mod group;
 mod hierarchy;
+mod memory;
 mod stale;
 #[cfg(test)]
 mod testing;
@@ -28,6 +30,7 @@ use folder::KernelFolder;
 pub use group::Group;
 pub use hierarchy::Version;
 use hierarchy::{Hierarchy, find};
+pub use memory::memory_left;
 pub use stale::name_for;
 
 /// What is asked for.
@@ -82,10 +85,12 @@ pub enum CgroupError {
 /// Makes a group for this process, called `name`, and moves the process into it.
 ///
 /// # Errors
-/// [`CgroupError`], of the first place that was tried; then everything is as it was.
+/// [`CgroupError`], of the first place that was tried; then the process is where it was,
+/// and the group is gone. What may stay is the cpu controller, given out at the top of all
+/// cgroups: there it is for everybody, and others may use it by then.
 #[cold]
 pub fn enter(name: &str, share: CpuShare) -> Result<Group, CgroupError> {
-    Group::enter(&hierarchies()?, name, share)
+    Group::enter(&cpu_hierarchies()?, name, share)
 }
 
 /// Where a group could be made, as far as that can be told without making one.
@@ -93,17 +98,22 @@ pub fn enter(name: &str, share: CpuShare) -> Result<Group, CgroupError> {
 /// # Errors
 /// [`CgroupError`], of the first place.
 pub fn survey() -> Result<(Version, PathBuf), CgroupError> {
-    group::survey::<KernelFolder>(&hierarchies()?)
+    group::survey::<KernelFolder>(&cpu_hierarchies()?)
 }
 
-fn hierarchies() -> Result<Vec<Hierarchy>, CgroupError> {
-    let read =
-        |path| std::fs::read_to_string(path).map_err(|source| CgroupError::Proc(path, source));
-    let mounts = read("/proc/self/mountinfo")?;
-    let own = read("/proc/self/cgroup")?;
-    let found = find(&mounts, &own);
+fn cpu_hierarchies() -> Result<Vec<Hierarchy>, CgroupError> {
+    let found = hierarchies("cpu")?;
     match found.is_empty() {
         true => Err(CgroupError::NoHierarchy),
         false => Ok(found),
     }
+}
+
+/// Those that have `controller`, or may have it.
+fn hierarchies(controller: &str) -> Result<Vec<Hierarchy>, CgroupError> {
+    let read =
+        |path| std::fs::read_to_string(path).map_err(|source| CgroupError::Proc(path, source));
+    let mounts = read("/proc/self/mountinfo")?;
+    let own = read("/proc/self/cgroup")?;
+    Ok(find(&mounts, &own, controller))
 }

@@ -28,6 +28,8 @@ struct Kernel {
     log: Vec<String>,
     /// How many cgroups somebody else removes as soon as they are made.
     thieves: u32,
+    /// How many it removes as they are entered.
+    late_thieves: u32,
 }
 
 #[derive(Default)]
@@ -165,6 +167,11 @@ pub fn steal(count: u32) {
     with(|kernel| kernel.thieves = count);
 }
 
+/// The next cgroups that nobody is in vanish as they are entered.
+pub fn steal_late(count: u32) {
+    with(|kernel| kernel.late_thieves = count);
+}
+
 /// The controller is not given out in this cgroup.
 pub fn withhold(path: &str) {
     with(|kernel| {
@@ -278,6 +285,14 @@ impl Folder for FakeFolder {
             kernel.permit(&self.0.join(file))?;
             if file.starts_with("cpu.") && !kernel.has_cpu(&self.0) {
                 return errno(libc::ENOENT);
+            }
+            let empty = |state: &State| state.processes.is_empty();
+            if file == "cgroup.procs"
+                && kernel.late_thieves > 0
+                && kernel.groups.get(&self.0).is_some_and(empty)
+            {
+                kernel.late_thieves -= 1;
+                kernel.groups.remove(&self.0);
             }
             Ok(FakeWriter {
                 folder: self.0.clone(),

@@ -84,9 +84,9 @@ impl Pool {
     }
 }
 
-/// Asks for transparent huge pages, and says where that is in vain.
+/// Asks for transparent huge pages in these, and says where that is in vain.
 #[cold]
-pub(super) fn transparent(mapping: &Mapping, shared: bool) {
+pub(super) fn transparent<'a>(mut mappings: impl Iterator<Item = &'a Mapping>, shared: bool) {
     const PLACE: &str = "/sys/kernel/mm/transparent_hugepage";
     // Files in memory have a switch of their own.
     let (file, word) = match shared {
@@ -95,7 +95,8 @@ pub(super) fn transparent(mapping: &Mapping, shared: bool) {
     };
     let path = format!("{PLACE}/{file}");
     let modes = fs::read_to_string(&path).ok();
-    if mapping.advise(Advice::LinuxHugepage).is_err() || modes.is_none() {
+    let asked = mappings.try_for_each(|mapping| mapping.advise(Advice::LinuxHugepage));
+    if asked.is_err() || modes.is_none() {
         log::warn!(
             "hugepages=thp has no effect: the kernel of this host has no transparent huge pages"
         );

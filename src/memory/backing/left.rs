@@ -1,8 +1,8 @@
 //! How much memory the host has left for who takes all of it at once.
 
 use std::fs;
-use std::path::Path;
 
+use crate::host::cgroup::memory_left;
 use crate::memory::error::MemoryError;
 use crate::memory::options::NumaNodes;
 
@@ -23,9 +23,7 @@ pub(super) fn check(size: u64, nodes: Option<NumaNodes>) -> Result<(), MemoryErr
             return Err(too_much(left, format!("NUMA node {nodes}")));
         }
     }
-    let group = own_group(&read("/proc/self/cgroup")).to_owned();
-    let left = of_group(Path::new("/sys/fs/cgroup"), &group);
-    match left.filter(|left| *left < size) {
+    match memory_left().filter(|left| *left < size) {
         Some(left) => Err(too_much(left, "this process's cgroup".to_owned())),
         None => Ok(()),
     }
@@ -60,36 +58,6 @@ fn of_node(meminfo: &str) -> u64 {
     bytes(" MemFree:").saturating_add(files)
 }
 
-/// The path of this process's cgroup (v2), out of `/proc/self/cgroup`.
-fn own_group(text: &str) -> &str {
-    text.lines()
-        .find_map(|line| line.strip_prefix("0::/"))
-        .unwrap_or_default()
-}
-
-/// What the limits of a cgroup and those above it leave, if there are any.
-#[cold]
-fn of_group(mount: &Path, group: &str) -> Option<u64> {
-    let folders = Path::new(group).ancestors().map(|group| mount.join(group));
-    let left = folders.filter_map(|folder| {
-        let read = |file: &str| fs::read_to_string(folder.join(file)).ok();
-        let limit: u64 = read("memory.max")?.trim().parse().ok()?;
-        let used: u64 = read("memory.current")?.trim().parse().ok()?;
-        let stat = read("memory.stat").unwrap_or_default();
-        let files = ["inactive_file", "active_file"].map(|name| counted(&stat, name));
-        let used = used.saturating_sub(files.iter().sum());
-        Some(limit.saturating_sub(used))
-    });
-    left.min()
-}
-
-/// The number on the line `name NUMBER`.
-fn counted(stat: &str, name: &str) -> u64 {
-    let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
-    let number = lines.find(|(first, _)| *first == name);
-    number.and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -103,33 +71,5 @@ mod tests {
                     Node 0 FilePages: 3 kB\nNode 0 Shmem: 1 kB\n";
         assert_eq!(of_node(node), 7 << 10);
         assert_eq!(of_node(""), 0);
-    }
-
-    #[test]
-    fn the_tightest_cgroup_counts() {
-        assert_eq!(own_group("12:cpu:/x\n0::/a/b\n"), "a/b");
-        assert_eq!(own_group("12:cpu:/x\n"), "");
-        let mount = tempfile::tempdir().unwrap();
-        let write = |folder: &str, file: &str, text: &str| {
-            let folder = mount.path().join(folder);
-            fs::create_dir_all(&folder).unwrap();
-            fs::write(folder.join(file), text).unwrap();
-        };
-        assert_eq!(of_group(mount.path(), "a/b"), None);
-        write("a/b", "memory.max", "max\n");
-        write("a/b", "memory.current", "10\n");
-        assert_eq!(of_group(mount.path(), "a/b"), None);
-        write("a", "memory.max", "5000\n");
-        write("a", "memory.current", "3000\n");
-        assert_eq!(of_group(mount.path(), "a/b"), Some(2000));
-        write(
-            "a",
-            "memory.stat",
-            "anon 2500\ninactive_file 300\nactive_file 200\n",
-        );
-        assert_eq!(of_group(mount.path(), "a/b"), Some(2500));
-        write("a/b", "memory.max", "1000\n");
-        assert_eq!(of_group(mount.path(), "a/b"), Some(990));
-        assert_eq!(of_group(mount.path(), ""), None);
     }
 }

@@ -11,10 +11,12 @@ use crate::memory::mapping::Mapping;
 /// The switch of the thread that merges.
 const RUN: &str = "/sys/kernel/mm/ksm/run";
 
-/// Lets the host merge pages of `mapping`, and says where it does not at the moment.
-pub(super) fn allow(mapping: &Mapping) -> Result<(), MemoryError> {
-    mapping
-        .advise(Advice::LinuxMergeable)
+/// Lets the host merge pages of these, and says where it does not at the moment.
+pub(super) fn allow<'a>(
+    mut mappings: impl Iterator<Item = &'a Mapping>,
+) -> Result<(), MemoryError> {
+    mappings
+        .try_for_each(|mapping| mapping.advise(Advice::LinuxMergeable))
         .map_err(|_| MemoryError::NoKsm)?;
     let runs = fs::read_to_string(RUN).is_ok_and(|text| text.trim() == "1");
     if !runs {

@@ -45,9 +45,7 @@ pub(super) fn make(size: u64, options: &RamOptions) -> Result<Vec<RamRegion>, Me
         MemoryError::Reserve { size, source } => refused(size, pool_page, source),
         other => other,
     })?;
-    for region in &regions {
-        keep(region.mapping(), size, options)?;
-    }
+    keep(&regions, size, options)?;
     if takes_all(options) {
         log::info!("taking {} MiB of guest memory from the host", size >> 20);
         for region in &regions {
@@ -144,19 +142,22 @@ pub(super) fn refused(size: u64, pool_page: Option<u64>, source: io::Error) -> M
 }
 
 /// Tells the kernel how to keep the pages; none has been taken yet.
-fn keep(mapping: &Mapping, size: u64, options: &RamOptions) -> Result<(), MemoryError> {
+fn keep(regions: &[RamRegion], size: u64, options: &RamOptions) -> Result<(), MemoryError> {
+    let mappings = || regions.iter().map(RamRegion::mapping);
     if options.hugepages == HugePages::Transparent {
-        huge_pages::transparent(mapping, options.shared);
+        huge_pages::transparent(mappings(), options.shared);
     }
     if options.mergeable {
-        merging::allow(mapping)?;
+        merging::allow(mappings())?;
     }
-    if let Some(nodes) = options.numa {
-        numa::bind(mapping, nodes)?;
-    }
-    // Pages of a pool are never swapped out.
-    if options.lock && options.hugepages.pool_page().is_none() {
-        lock(mapping).map_err(|source| not_locked(size, source))?;
+    for mapping in mappings() {
+        if let Some(nodes) = options.numa {
+            numa::bind(mapping, nodes)?;
+        }
+        // Pages of a pool are never swapped out.
+        if options.lock && options.hugepages.pool_page().is_none() {
+            lock(mapping).map_err(|source| not_locked(size, source))?;
+        }
     }
     Ok(())
 }

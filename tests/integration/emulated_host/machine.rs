@@ -44,6 +44,8 @@ pub struct EmulatedHost {
     pub timeout: Duration,
     /// Kernel modules to load beyond those that every host loads.
     pub modules: Vec<String>,
+    /// More words for its kernel's command line.
+    pub kernel_words: Vec<String>,
     /// More arguments for QEMU: devices, networks.
     pub qemu_args: Vec<String>,
     /// Where the command runs.
@@ -75,6 +77,7 @@ impl EmulatedHost {
             icount: false,
             timeout: Duration::from_secs(60),
             modules: Vec::new(),
+            kernel_words: Vec::new(),
             qemu_args: Vec::new(),
             directory: PathBuf::from("/"),
             environment: Vec::new(),
@@ -290,8 +293,9 @@ impl EmulatedHost {
         qemu.arg("-kernel").arg(self.files.join("vmlinuz"));
         qemu.arg("-initrd").arg(self.files.join("initrd.cpio"));
         qemu.arg("-append").arg(format!(
-            "console=ttyS0 quiet reboot=t panic=-1 mitigations=off MODULES={}",
-            self.modules.join(",")
+            "console=ttyS0 quiet reboot=t panic=-1 mitigations=off MODULES={} {}",
+            self.modules.join(","),
+            self.kernel_words.join(" ")
         ));
         qemu.args(&self.qemu_args);
         qemu
