@@ -18,4 +18,20 @@ impl Budget {
         self.left = left.unwrap_or(self.left);
         left.is_some()
     }
+
+    /// Takes `amount`, or what there is.
+    pub(super) fn spend(&mut self, amount: u64) {
+        self.left = self.left.saturating_sub(amount);
+    }
+
+    /// Whether nothing is left.
+    pub(super) fn is_used_up(&self) -> bool {
+        self.left == 0
+    }
+
+    /// What is left, for tests.
+    #[cfg(test)]
+    pub(super) fn left(&self) -> u64 {
+        self.left
+    }
 }

@@ -5,11 +5,18 @@ use std::fmt::Write;
 use std::io;
 
 use super::activity::{Activity, Share};
+use super::budget::Budget;
 use super::samples::{Sample, Samples};
-use super::stacks::{Frames, Stacks};
+use super::stacks::{Frames, OTHER, Stacks};
 use super::unwind::Unwinder;
 use crate::boot::{SymbolTable, Symbols};
 
+/// Work that looking for callers may take, over the whole run, for what lies on a stack
+/// is up to the guest, and nobody hears signals meanwhile. A unit is a look-up: some
+/// 20 to 100 ns.
+const WORK: u64 = 1 << 26;
+/// What it takes to name a caller.
+const NAME_WORK: u64 = 4;
 /// Rows of the table.
 const ROWS: usize = 20;
 /// Kernel modules are loaded here (Linux Documentation/arch/x86/x86_64/mm.rst).
@@ -18,11 +25,13 @@ const MODULES: std::ops::Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_ff00_00
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// How often each stack was seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Folded {
     stacks: Stacks,
     shares: BTreeMap<Share, u64>,
     vcpus: usize,
+    /// What resolving may still take.
+    work: Budget,
 }
 
 /// What a kernel's addresses mean.
@@ -58,7 +67,7 @@ impl Resolver {
     }
 
     /// The frames of a sample.
-    fn frames(&mut self, vcpu: &str, sample: &Sample<'_>) -> Frames {
+    fn frames(&mut self, vcpu: &str, sample: &Sample<'_>, work: &mut Budget) -> Frames {
         let mut frames = Frames::default();
         frames.outer.push(vcpu.to_owned());
         match sample.activity {
@@ -66,7 +75,7 @@ impl Resolver {
             _ if sample.place.user => frames.outer.push("[user]".to_owned()),
             _ => {
                 frames.outer.push("[kernel]".to_owned());
-                frames.callers = self.callers(sample);
+                frames.callers = self.callers(sample, work);
                 frames.inner.push(self.name(sample.place.rip));
             }
         }
@@ -75,14 +84,28 @@ impl Resolver {
     }
 
     /// Who called the function that was hit, the outermost first.
-    fn callers(&mut self, sample: &Sample<'_>) -> Vec<String> {
+    fn callers(&mut self, sample: &Sample<'_>, work: &mut Budget) -> Vec<String> {
         let Some(unwinder) = &mut self.unwinder else {
             return Vec::new();
         };
-        let callers = unwinder.callers(sample, &self.table);
+        let Some(callers) = unwinder.callers(sample, &self.table, work) else {
+            return vec![OTHER.to_owned()];
+        };
+        work.spend(NAME_WORK.saturating_mul(callers.len() as u64));
         // A return address may be the first of the next function.
         let callers = callers.iter().rev().map(|address| address.wrapping_sub(1));
         callers.map(|address| self.name(address)).collect()
+    }
+}
+
+impl Default for Folded {
+    fn default() -> Self {
+        Self {
+            stacks: Stacks::default(),
+            shares: BTreeMap::new(),
+            vcpus: 0,
+            work: Budget::of(WORK),
+        }
     }
 }
 
@@ -99,7 +122,7 @@ impl Folded {
         for (number, samples) in vcpus.iter().enumerate() {
             let vcpu = format!("vcpu{number}");
             for sample in samples.iter() {
-                let frames = resolver.frames(&vcpu, &sample);
+                let frames = resolver.frames(&vcpu, &sample, &mut self.work);
                 self.stacks.count(&frames, sample.weight);
                 let share = sample.activity.share(sample.place.user);
                 let of_share = self.shares.entry(share).or_default();

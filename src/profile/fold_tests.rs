@@ -105,3 +105,21 @@ fn a_second_start_of_the_guest_adds_up() {
     assert!(text(&folded).contains("vcpu0;[user] 11\n"));
     assert_eq!(folded.total(), 60);
 }
+
+#[test]
+fn callers_that_were_not_looked_for_are_said_to_be_missing() {
+    let mut folded = Folded::default();
+    let mut resolver = resolver();
+    resolver.unwinder = Some(Unwinder::without_code());
+    let vcpus = [samples(&[
+        (5, Activity::Halted, 0xffff_ffff_8100_1004, false),
+        (1, Activity::Guest, 0x40_1000, true),
+    ])];
+    folded.resolve(&vcpus, &mut resolver);
+    folded.work = Budget::of(0);
+    folded.resolve(&vcpus, &mut resolver);
+    let expected = "vcpu0;[kernel];[other];idle;[halted] 5\n\
+                    vcpu0;[kernel];idle;[halted] 5\n\
+                    vcpu0;[user] 2\n";
+    assert_eq!(text(&folded), expected);
+}

@@ -12,8 +12,8 @@ use std::sync::Arc;
 
 use super::budget::Budget;
 
-/// Stands for frames that were not kept.
-const OTHER: &str = "[other]";
+/// Stands for frames that were not resolved or not kept.
+pub(super) const OTHER: &str = "[other]";
 /// Bytes for stacks with their callers, and for those without.
 const ROOM: u64 = 32 << 20;
 const RESERVE: u64 = 4 << 20;
