@@ -1,13 +1,22 @@
 //! Stacks counted: Brendan Gregg's folded format, and the table of the busiest functions.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+use std::io;
 
 use super::activity::{Activity, Share};
+use super::budget::Budget;
 use super::samples::{Sample, Samples};
+use super::stacks::{Frames, OTHER, Stacks};
 use super::unwind::Unwinder;
 use crate::boot::{SymbolTable, Symbols};
 
+/// Work that looking for callers may take, over the whole run, for what lies on a stack
+/// is up to the guest, and nobody hears signals meanwhile. A unit is a look-up: some
+/// 20 to 100 ns.
+const WORK: u64 = 1 << 26;
+/// What it takes to name a caller.
+const NAME_WORK: u64 = 4;
 /// Rows of the table.
 const ROWS: usize = 20;
 /// Kernel modules are loaded here (Linux Documentation/arch/x86/x86_64/mm.rst).
@@ -16,15 +25,17 @@ const MODULES: std::ops::Range<u64> = 0xffff_ffff_c000_0000..0xffff_ffff_ff00_00
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
 /// How often each stack was seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Folded {
-    stacks: BTreeMap<String, u64>,
+    stacks: Stacks,
     shares: BTreeMap<Share, u64>,
     vcpus: usize,
+    /// What resolving may still take.
+    work: Budget,
 }
 
 /// What a kernel's addresses mean.
-pub(super) struct Resolver {
+struct Resolver {
     table: SymbolTable,
     unwinder: Option<Unwinder>,
     is_moved: bool,
@@ -32,7 +43,7 @@ pub(super) struct Resolver {
 
 impl Resolver {
     /// By what the kernel's files tell, if there are any.
-    pub(super) fn of(symbols: Option<&Symbols>) -> Self {
+    fn of(symbols: Option<&Symbols>) -> Self {
         Self {
             table: symbols.and_then(Symbols::table).unwrap_or_default(),
             unwinder: symbols.map(Unwinder::of),
@@ -55,58 +66,81 @@ impl Resolver {
         }
     }
 
-    /// The frames of a sample below its vCPU's, the outermost first.
-    fn frames(&mut self, sample: &Sample<'_>) -> Vec<String> {
-        let mut frames = Vec::new();
+    /// The frames of a sample.
+    fn frames(&mut self, vcpu: &str, sample: &Sample<'_>, work: &mut Budget) -> Frames {
+        let mut frames = Frames::default();
+        frames.outer.push(vcpu.to_owned());
         match sample.activity {
             Activity::NotStarted => {}
-            _ if sample.place.user => frames.push("[user]".to_owned()),
+            _ if sample.place.user => frames.outer.push("[user]".to_owned()),
             _ => {
-                let unwinder = self.unwinder.as_mut();
-                let callers =
-                    unwinder.map_or(Vec::new(), |unwinder| unwinder.callers(sample, &self.table));
-                frames.push("[kernel]".to_owned());
-                // A return address may be the first of the next function.
-                let callers = callers.iter().rev().map(|address| address.wrapping_sub(1));
-                let addresses = callers.chain([sample.place.rip]);
-                frames.extend(addresses.map(|address| self.name(address)));
+                frames.outer.push("[kernel]".to_owned());
+                frames.callers = self.callers(sample, work);
+                frames.inner.push(self.name(sample.place.rip));
             }
         }
-        frames.extend(sample.activity.frame());
+        frames.inner.extend(sample.activity.frame());
         frames
+    }
+
+    /// Who called the function that was hit, the outermost first.
+    fn callers(&mut self, sample: &Sample<'_>, work: &mut Budget) -> Vec<String> {
+        let Some(unwinder) = &mut self.unwinder else {
+            return Vec::new();
+        };
+        let Some(callers) = unwinder.callers(sample, &self.table, work) else {
+            return vec![OTHER.to_owned()];
+        };
+        work.spend(NAME_WORK.saturating_mul(callers.len() as u64));
+        // A return address may be the first of the next function.
+        let callers = callers.iter().rev().map(|address| address.wrapping_sub(1));
+        callers.map(|address| self.name(address)).collect()
+    }
+}
+
+impl Default for Folded {
+    fn default() -> Self {
+        Self {
+            stacks: Stacks::default(),
+            shares: BTreeMap::new(),
+            vcpus: 0,
+            work: Budget::of(WORK),
+        }
     }
 }
 
 impl Folded {
     /// Counts the samples of the VM's vCPUs, in their order.
-    pub(super) fn add(&mut self, vcpus: &[Samples], resolver: &mut Resolver) {
+    pub(super) fn add(&mut self, vcpus: &[Samples], symbols: Option<&Symbols>) {
+        // A guest that resets in no time has none; its kernel's tables need not be read.
+        let has_any = vcpus.iter().any(|samples| !samples.is_empty());
+        self.resolve(vcpus, &mut Resolver::of(symbols.filter(|_| has_any)));
+    }
+
+    fn resolve(&mut self, vcpus: &[Samples], resolver: &mut Resolver) {
         self.vcpus = self.vcpus.max(vcpus.len());
         for (number, samples) in vcpus.iter().enumerate() {
+            let vcpu = format!("vcpu{number}");
             for sample in samples.iter() {
-                let mut stack = format!("vcpu{number}");
-                for frame in resolver.frames(&sample) {
-                    stack.push(';');
-                    stack.push_str(&frame);
-                }
-                *self.stacks.entry(stack).or_default() += sample.weight;
+                let frames = resolver.frames(&vcpu, &sample, &mut self.work);
+                self.stacks.count(&frames, sample.weight);
                 let share = sample.activity.share(sample.place.user);
-                *self.shares.entry(share).or_default() += sample.weight;
+                let of_share = self.shares.entry(share).or_default();
+                *of_share = of_share.saturating_add(sample.weight);
             }
         }
     }
 
     fn total(&self) -> u64 {
-        self.stacks.values().sum()
+        self.stacks.iter().map(|(_, count)| count).sum()
     }
 
-    /// The folded stacks, a line each.
-    pub(super) fn text(&self) -> String {
-        let mut text = String::new();
-        for (stack, count) in &self.stacks {
-            // Writing to a String cannot fail.
-            let _ = writeln!(text, "{stack} {count}");
-        }
-        text
+    /// Writes the folded stacks, a line each.
+    ///
+    /// # Errors
+    /// What `out` says.
+    pub(super) fn write(&self, out: &mut impl io::Write) -> io::Result<()> {
+        self.stacks.write(out)
     }
 
     /// The busiest functions, by the samples that hit them themselves.
@@ -138,14 +172,19 @@ impl Folded {
 
     fn rows(&self) -> HashMap<&str, Row> {
         let mut rows: HashMap<&str, Row> = HashMap::new();
-        for (stack, count) in &self.stacks {
-            // Recursion counts once.
-            let frames: HashSet<&str> = stack.split(';').skip(1).collect();
-            for frame in frames {
-                rows.entry(frame).or_default().total += count;
+        let mut frames = Vec::new();
+        for (stack, count) in self.stacks.iter() {
+            if let Some(leaf) = stack.last() {
+                rows.entry(self.stacks.name(*leaf)).or_default().own += count;
             }
-            let leaf = stack.rsplit(';').next().unwrap_or(stack);
-            rows.entry(leaf).or_default().own += count;
+            frames.clear();
+            frames.extend(stack.iter().skip(1));
+            // Recursion counts once.
+            frames.sort_unstable();
+            frames.dedup();
+            for frame in &frames {
+                rows.entry(self.stacks.name(*frame)).or_default().total += count;
+            }
         }
         rows
     }

@@ -48,8 +48,14 @@ fn folded() -> Folded {
         ]),
         samples(&[(30, Activity::NotStarted, 0xfff0, false)]),
     ];
-    folded.add(&vcpus, &mut resolver());
+    folded.resolve(&vcpus, &mut resolver());
     folded
+}
+
+fn text(folded: &Folded) -> String {
+    let mut text = Vec::new();
+    folded.write(&mut text).unwrap();
+    String::from_utf8(text).unwrap()
 }
 
 #[test]
@@ -60,7 +66,7 @@ fn each_stack_is_a_line_with_its_count() {
                     vcpu0;[kernel];start?up 11\n\
                     vcpu0;[user] 3\n\
                     vcpu1;[not started] 30\n";
-    assert_eq!(folded().text(), expected);
+    assert_eq!(text(&folded()), expected);
 }
 
 #[test]
@@ -95,7 +101,25 @@ fn early_code_has_no_name_in_a_kernel_that_was_moved() {
 fn a_second_start_of_the_guest_adds_up() {
     let mut folded = folded();
     let again = [samples(&[(8, Activity::Guest, 0x40_1000, true)])];
-    folded.add(&again, &mut Resolver::of(None));
-    assert!(folded.text().contains("vcpu0;[user] 11\n"));
+    folded.add(&again, None);
+    assert!(text(&folded).contains("vcpu0;[user] 11\n"));
     assert_eq!(folded.total(), 60);
+}
+
+#[test]
+fn callers_that_were_not_looked_for_are_said_to_be_missing() {
+    let mut folded = Folded::default();
+    let mut resolver = resolver();
+    resolver.unwinder = Some(Unwinder::without_code());
+    let vcpus = [samples(&[
+        (5, Activity::Halted, 0xffff_ffff_8100_1004, false),
+        (1, Activity::Guest, 0x40_1000, true),
+    ])];
+    folded.resolve(&vcpus, &mut resolver);
+    folded.work = Budget::of(0);
+    folded.resolve(&vcpus, &mut resolver);
+    let expected = "vcpu0;[kernel];[other];idle;[halted] 5\n\
+                    vcpu0;[kernel];idle;[halted] 5\n\
+                    vcpu0;[user] 2\n";
+    assert_eq!(text(&folded), expected);
 }

@@ -9,7 +9,7 @@
 //!                     ▼
 //!                    callers, names                  unwind    boot::symbols
 //!                     ▼
-//!                    folded stacks, top table        fold
+//!                    folded stacks, top table        stacks, fold
 //! ```
 //!
 //! While the guest runs nothing is resolved or written. Without a profile no timer
@@ -17,21 +17,23 @@
 
 mod activity;
 mod alarm;
+mod budget;
 mod fold;
 mod guest_stack;
 mod sampler;
 mod samples;
+mod stacks;
 mod unwind;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-use self::fold::{Folded, Resolver};
+use self::fold::Folded;
 pub use self::sampler::{Sampler, SamplerPlan};
 pub use self::samples::Samples;
 use crate::boot::Symbols;
@@ -102,7 +104,7 @@ impl Profile {
     /// Adds what was sampled of a kernel whose names `symbols` has: `vcpus` in their
     /// order. To be called once for each start of the guest.
     pub fn add(&mut self, vcpus: &[Samples], symbols: Option<&Symbols>) {
-        self.folded.add(vcpus, &mut Resolver::of(symbols));
+        self.folded.add(vcpus, symbols);
     }
 
     /// Writes the file, and returns the table of the busiest functions.
@@ -111,13 +113,15 @@ impl Profile {
     /// [`ProfileError::Write`].
     pub fn write(mut self) -> Result<String, ProfileError> {
         self.is_new = false;
-        let text = self.folded.text();
-        let mut write = || {
+        let write = || {
             // Not so for devices, which need not be cut.
             if self.file.metadata()?.is_file() {
                 self.file.set_len(0)?;
             }
-            self.file.write_all(text.as_bytes())
+            // Line by line: another copy of it all could be large.
+            let mut lines = BufWriter::new(&self.file);
+            self.folded.write(&mut lines)?;
+            lines.flush()
         };
         write().map_err(|source| ProfileError::Write {
             path: self.path.clone(),

@@ -123,6 +123,11 @@ impl Samples {
         self.stride = self.stride.saturating_mul(2);
     }
 
+    /// Whether there is no sample.
+    pub(super) fn is_empty(&self) -> bool {
+        self.words.is_empty()
+    }
+
     /// All samples that are kept.
     pub(super) fn iter(&self) -> impl Iterator<Item = Sample<'_>> {
         let mut rest = self.words.as_slice();

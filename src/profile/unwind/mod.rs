@@ -13,10 +13,13 @@ use crate::boot::{SymbolTable, Symbols};
 
 use self::orc::Orc;
 use self::scan::Scan;
+use super::budget::Budget;
 use super::samples::Sample;
 
 /// Callers of a sample at most.
 const MAX_DEPTH: usize = 128;
+/// Look-ups that a frame takes by ORC.
+const ORC_WORK: u64 = 4;
 
 /// How stacks are unwound.
 pub(super) enum Unwinder {
@@ -35,11 +38,33 @@ impl Unwinder {
         }
     }
 
-    /// The return addresses of a sample in kernel mode, the innermost first.
-    pub(super) fn callers(&mut self, sample: &Sample<'_>, table: &SymbolTable) -> Vec<u64> {
-        match self {
-            Self::Orc(orc) => orc.callers(sample),
-            Self::Scan(scan) => scan.callers(sample, table),
+    /// One that finds no callers, for tests.
+    #[cfg(test)]
+    pub(super) fn without_code() -> Self {
+        Self::Scan(Scan::new(Vec::new(), 0))
+    }
+
+    /// The return addresses of a sample in kernel mode, the innermost first. `None` if
+    /// there is too little left of `work` to say.
+    pub(super) fn callers(
+        &mut self,
+        sample: &Sample<'_>,
+        table: &SymbolTable,
+        work: &mut Budget,
+    ) -> Option<Vec<u64>> {
+        if work.is_used_up() {
+            return None;
         }
+        let callers = match self {
+            Self::Orc(orc) => {
+                let callers = orc.callers(sample);
+                let steps = (callers.len() as u64).saturating_add(1);
+                work.spend(steps.saturating_mul(ORC_WORK));
+                callers
+            }
+            Self::Scan(scan) => scan.callers(sample, table, work),
+        };
+        // What used it up may have stopped half-way.
+        (!work.is_used_up()).then_some(callers)
     }
 }

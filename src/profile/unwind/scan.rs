@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use super::MAX_DEPTH;
 use crate::boot::{KernelSection, SymbolTable};
+use crate::profile::budget::Budget;
 use crate::profile::samples::Sample;
 
 /// Candidates on a stack that are looked at.
@@ -17,8 +18,13 @@ const MAX_CANDIDATES: usize = 64;
 /// Bytes of a function that are searched for jumps, and targets of them that are kept.
 const MAX_FUNCTION: u64 = 16 << 10;
 const MAX_TARGETS: usize = 16;
-/// Jumps in a row.
-const MAX_JUMPS: usize = 4;
+/// Jumps in a row, and functions that are reached by them.
+const MAX_JUMPS: usize = 3;
+const MAX_REACHED: usize = 64;
+/// Functions and return addresses at most of which is kept what was found out: there are
+/// as many of them as the kernel's file says.
+const MAX_FUNCTIONS: usize = 1 << 14;
+const MAX_CALLS: usize = 1 << 16;
 /// What a link by a direct call counts, against 1 by an indirect one.
 const DIRECT: u32 = 4;
 
@@ -26,16 +32,21 @@ const DIRECT: u32 = 4;
 pub(in crate::profile) struct Scan {
     code: Vec<KernelSection>,
     shift: u64,
-    /// The functions that a function jumps to, with their beginnings.
-    jumps: HashMap<usize, Vec<(usize, u64)>>,
+    /// The functions that a function jumps to.
+    jumps: HashMap<usize, Vec<Function>>,
+    /// The numbers of those that a call to a function may end up in, ascending.
+    reached: HashMap<usize, Vec<usize>>,
     calls: HashMap<u64, Option<Call>>,
 }
+
+/// A function's number, and where it begins.
+type Function = (usize, u64);
 
 /// The instruction before a return address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
-    /// To this address.
-    Direct(u64),
+    /// To this function.
+    Direct(Function),
     /// By a register or memory, or through a thunk for that.
     Indirect,
 }
@@ -57,15 +68,22 @@ impl Scan {
             code,
             shift,
             jumps: HashMap::new(),
+            reached: HashMap::new(),
             calls: HashMap::new(),
         }
     }
 
-    /// The return addresses, the innermost first.
-    pub(super) fn callers(&mut self, sample: &Sample<'_>, table: &SymbolTable) -> Vec<u64> {
+    /// The return addresses, the innermost first; some of them if `work` is used up.
+    pub(super) fn callers(
+        &mut self,
+        sample: &Sample<'_>,
+        table: &SymbolTable,
+        work: &mut Budget,
+    ) -> Vec<u64> {
         let Some((leaf, _)) = table.function_at(sample.place.rip) else {
             return Vec::new();
         };
+        work.spend(sample.stack.code().count() as u64);
         let mut candidates = self.candidates(sample, table);
         // From the outermost inwards: what lies above is known then.
         for index in (0..candidates.len()).rev() {
@@ -73,13 +91,14 @@ impl Scan {
             else {
                 continue;
             };
-            if let Some((score, next)) = self.best(inner.function, outer, table) {
+            if let Some((score, next)) = self.best(inner.function, outer, table, work) {
                 inner.score = score;
                 inner.next = Some(index + 1 + next);
             }
         }
         let mut callers = Vec::new();
-        let mut next = self.best(leaf, &candidates, table).map(|(_, next)| next);
+        let first = self.best(leaf, &candidates, table, work);
+        let mut next = first.map(|(_, next)| next);
         while let Some(candidate) = next.and_then(|index| candidates.get(index)) {
             callers.push(candidate.address);
             next = candidate.next.filter(|_| callers.len() < MAX_DEPTH);
@@ -108,12 +127,14 @@ impl Scan {
         function: usize,
         chains: &[Candidate],
         table: &SymbolTable,
+        work: &mut Budget,
     ) -> Option<(u32, usize)> {
+        work.spend(chains.len() as u64);
         let mut best: Option<(u32, usize)> = None;
         for (index, candidate) in chains.iter().enumerate() {
             let link = match candidate.call {
                 Call::Indirect => 1,
-                Call::Direct(target) if self.leads_to(target, function, table) => DIRECT,
+                Call::Direct(called) if self.leads_to(called, function, table, work) => DIRECT,
                 Call::Direct(_) => continue,
             };
             let score = candidate.score.saturating_add(link);
@@ -124,40 +145,77 @@ impl Scan {
         best
     }
 
-    /// Whether a call to `target` may be in `function` afterwards.
-    fn leads_to(&mut self, target: u64, function: usize, table: &SymbolTable) -> bool {
-        let Some((called, start)) = table.function_at(target) else {
-            return false;
-        };
-        let mut reached = vec![(called, start)];
-        // What a function jumps to may jump on.
+    /// Whether a call to `called` may be in `function` afterwards.
+    fn leads_to(
+        &mut self,
+        called: Function,
+        function: usize,
+        table: &SymbolTable,
+        work: &mut Budget,
+    ) -> bool {
+        if let Some(known) = self.reached.get(&called.0) {
+            return known.binary_search(&function).is_ok();
+        }
+        let found = self.reach(called, table, work);
+        let leads = found.binary_search(&function).is_ok();
+        if self.reached.len() < MAX_FUNCTIONS {
+            self.reached.insert(called.0, found);
+        }
+        leads
+    }
+
+    /// The functions that a call to `called` may end up in, ascending: what a function
+    /// jumps to may jump on.
+    fn reach(&mut self, called: Function, table: &SymbolTable, work: &mut Budget) -> Vec<usize> {
+        let mut reached = vec![called];
+        let mut done = 0;
         for _ in 0..MAX_JUMPS {
-            if reached.iter().any(|(reached, _)| *reached == function) {
-                return true;
-            }
-            let from = std::mem::take(&mut reached);
-            for (from, start) in from {
-                reached.extend_from_slice(self.jumps_of(from, start, table));
+            let last = reached.get(done..).unwrap_or_default().to_vec();
+            done = reached.len();
+            for from in last {
+                if work.is_used_up() || reached.len() >= MAX_REACHED {
+                    break;
+                }
+                for to in self.jumps_of(from, table, work) {
+                    if !reached.contains(to) {
+                        reached.push(*to);
+                    }
+                }
             }
         }
-        false
+        reached.truncate(MAX_REACHED);
+        let mut functions: Vec<usize> = reached.into_iter().map(|(number, _)| number).collect();
+        functions.sort_unstable();
+        functions
     }
 
-    /// The functions to whose beginning `from`, which begins at `start`, jumps.
-    fn jumps_of(&mut self, from: usize, start: u64, table: &SymbolTable) -> &[(usize, u64)] {
-        if !self.jumps.contains_key(&from) {
-            let found = self.find_jumps(from, start, table);
-            self.jumps.insert(from, found);
+    /// The functions to whose beginning `from` jumps.
+    fn jumps_of(&mut self, from: Function, table: &SymbolTable, work: &mut Budget) -> &[Function] {
+        if !self.jumps.contains_key(&from.0) {
+            // Those that are dropped are found again, which the budget bounds.
+            if self.jumps.len() >= MAX_FUNCTIONS {
+                self.jumps.clear();
+            }
+            let found = self.find_jumps(from, table, work);
+            self.jumps.insert(from.0, found);
         }
-        self.jumps.get(&from).map_or(&[], Vec::as_slice)
+        self.jumps.get(&from.0).map_or(&[], Vec::as_slice)
     }
 
-    fn find_jumps(&self, from: usize, start: u64, table: &SymbolTable) -> Vec<(usize, u64)> {
+    fn find_jumps(
+        &self,
+        (from, start): Function,
+        table: &SymbolTable,
+        work: &mut Budget,
+    ) -> Vec<Function> {
         let code = self.bytes(start, MAX_FUNCTION);
         let targets = code.windows(5).enumerate().map_while(|(at, bytes)| {
             let here = start.wrapping_add(at as u64);
             let inside = at % 16 != 0 || table.function_at(here)?.0 == from;
-            inside.then(|| jump(bytes).map(|distance| here.wrapping_add_signed(distance)))
+            inside.then(|| {
+                work.spend(1);
+                jump(bytes).map(|distance| here.wrapping_add_signed(distance))
+            })
         });
         let mut found: Vec<_> = targets
             .flatten()
@@ -184,17 +242,19 @@ impl Scan {
             None => Some(Call::Indirect),
             Some(distance) => {
                 let target = address.wrapping_add_signed(distance);
-                let (function, _) = table.function_at(target)?;
-                let name = table.name(function).unwrap_or_default();
+                let called = table.function_at(target)?;
+                let name = table.name(called.0).unwrap_or_default();
                 // Compilers' and the kernel's ways to call what is not known yet.
                 let is_thunk = name.starts_with("__x86_indirect_") || name.starts_with("__SCT__");
                 Some(match is_thunk {
                     true => Call::Indirect,
-                    false => Call::Direct(target),
+                    false => Call::Direct(called),
                 })
             }
         });
-        self.calls.insert(address, call);
+        if self.calls.len() < MAX_CALLS {
+            self.calls.insert(address, call);
+        }
         call
     }
 

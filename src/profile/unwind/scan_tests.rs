@@ -46,6 +46,18 @@ fn table() -> SymbolTable {
 
 /// The callers of something in function `leaf`, as distances from TEXT.
 fn callers(code: Vec<KernelSection>, leaf: u64, words: &[u64]) -> Vec<u64> {
+    let mut work = Budget::of(1 << 20);
+    let mut scan = Scan::new(code, SHIFT);
+    found(&mut scan, &table(), leaf, words, &mut work)
+}
+
+fn found(
+    scan: &mut Scan,
+    table: &SymbolTable,
+    leaf: u64,
+    words: &[u64],
+    work: &mut Budget,
+) -> Vec<u64> {
     let run_time = |word: &u64| TEXT + SHIFT + word;
     let stack: Vec<u8> = words
         .iter()
@@ -59,7 +71,7 @@ fn callers(code: Vec<KernelSection>, leaf: u64, words: &[u64]) -> Vec<u64> {
     let mut samples = Samples::new();
     samples.push(1, Activity::Guest, place, &stack);
     let sample = samples.iter().next().unwrap();
-    let found = Scan::new(code, SHIFT).callers(&sample, &table());
+    let found = scan.callers(&sample, table, work);
     found.into_iter().map(|at| at - TEXT - SHIFT).collect()
 }
 
@@ -99,6 +111,91 @@ fn a_jump_at_the_end_of_a_function_is_followed() {
         (0x520, near(0xe9, 0x520, 0x300)),
     ]);
     assert_eq!(callers(twice, 0x310, &words), words);
+}
+
+#[test]
+fn so_many_jumps_in_a_row_are_followed() {
+    // leaf to hop to the thunk to tail to root.
+    let hops = |count: usize| {
+        let all = [(0x230, 0x500), (0x510, 0x400), (0x410, 0x300), (0x310, 0)];
+        let hops = all.iter().take(count);
+        let hops = hops.map(|(from, to)| (*from, near(0xe9, *from, *to)));
+        with(&hops.collect::<Vec<_>>())
+    };
+    assert_eq!(callers(hops(3), 0x310, &[0x125]), [0x125]);
+    assert_eq!(callers(hops(4), 0x10, &[0x125]), [0u64; 0]);
+}
+
+/// 1,024 functions that each call one and jump to 16 others.
+fn jumpy() -> (Scan, SymbolTable) {
+    const COUNT: u64 = 1024;
+    let names: Vec<String> = (0..COUNT).map(|number| format!("f{number}")).collect();
+    let functions: Vec<_> = (0..COUNT)
+        .map(|number| (TEXT + number * 0x100, names[number as usize].as_str()))
+        .collect();
+    let mut bytes = vec![0x90; 0x100 * COUNT as usize];
+    let mut put = |at: u64, opcode, to: u64| {
+        bytes[at as usize..][..5].copy_from_slice(&near(opcode, at, to % COUNT * 0x100));
+    };
+    for number in 0..COUNT {
+        put(number * 0x100, 0xe8, number * 7 + 1);
+        for jump in 0..16 {
+            put(
+                number * 0x100 + 0x10 + jump * 5,
+                0xe9,
+                number + 3 + jump * 61,
+            );
+        }
+    }
+    let code = vec![KernelSection {
+        address: TEXT,
+        bytes,
+    }];
+    let table = SymbolTable::of(&functions).shifted_by(SHIFT);
+    (Scan::new(code, SHIFT), table)
+}
+
+#[test]
+fn what_was_found_out_once_is_not_looked_for_again() {
+    let (mut scan, table) = jumpy();
+    let words: Vec<u64> = (0..100).map(|number| number * 0x300 + 5).collect();
+    let mut work = Budget::of(1 << 30);
+    let mut took = || {
+        let before = work.left();
+        found(&mut scan, &table, 0x3_ff20, &words, &mut work);
+        before - work.left()
+    };
+    let first = took();
+    // Each word, and each pair of the 64 candidates and the function that was hit.
+    let pairs = 100 + 64 * 63 / 2 + 64;
+    assert!(first > pairs);
+    // Each byte of the code once, at most.
+    assert!(first <= pairs + 1024 * 0x100, "{first}");
+    assert_eq!(took(), pairs);
+    let reached = scan.reached.values().map(Vec::len);
+    assert_eq!(reached.max(), Some(MAX_REACHED));
+}
+
+#[test]
+fn looking_for_jumps_ends_when_there_is_no_work_left() {
+    let (mut scan, table) = jumpy();
+    let words: Vec<u64> = (0..64).map(|number| number * 0x300 + 5).collect();
+    let mut work = Budget::of(3000);
+    found(&mut scan, &table, 0x3_ff20, &words, &mut work);
+    assert!(work.is_used_up());
+    // The bytes of one function more than there was work for, at most.
+    assert!(scan.jumps.len() <= 3000 / 0x100 + 1, "{}", scan.jumps.len());
+    let place = Place {
+        rip: TEXT + SHIFT,
+        ..Place::default()
+    };
+    let mut samples = Samples::new();
+    samples.push(1, Activity::Guest, place, &[]);
+    let sample = samples.iter().next().unwrap();
+    let mut unwinder = super::super::Unwinder::Scan(scan);
+    assert_eq!(unwinder.callers(&sample, &table, &mut work), None);
+    let mut plenty = Budget::of(1000);
+    assert_eq!(unwinder.callers(&sample, &table, &mut plenty), Some(vec![]));
 }
 
 #[test]
