@@ -97,6 +97,8 @@ fn two_hundred_reboots_leave_nothing_behind() {
         "{outcome}"
     );
     assert!(!found[0].contains("generation=0"), "{outcome}");
+    // The clock's registers as firmware sets them, and 640 KiB of base memory.
+    assert!(found[0].contains(" rtc_a=26 rtc_b=2 base=80"), "{outcome}");
 
     let held = |holdings: &Holdings| (holdings.descriptors, holdings.threads, holdings.children);
     assert_eq!(held(&settled), held(&last));
