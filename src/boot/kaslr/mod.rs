@@ -133,7 +133,8 @@ impl Move {
 impl Situation<'_> {
     /// The kernel's relocation table, or why there is no use in it.
     fn relocations(&self) -> Result<Result<Relocations, &'static str>, BootError> {
-        if !cmdline::values(self.cmdline, "nokaslr").is_empty() {
+        // Linux reads this one in the decompressor, and from then on a flag of the zero page.
+        if cmdline::has_word(self.cmdline, "nokaslr") {
             return Ok(Err("the kernel command line says nokaslr"));
         }
         if self.protocol == BootProtocol::Pvh {
