@@ -48,18 +48,13 @@ pub fn build_cmdline(user: UserCmdline<'_>, advice: &[&str], useless: &[&str]) -
     match user {
         UserCmdline::Replace(text) => text.to_owned(),
         UserCmdline::Extend(text) => {
-            let keys: Vec<&str> = kernel_words(text).into_iter().map(key).collect();
-            let ours = DEFAULT_CMDLINE
-                .iter()
-                .chain(advice)
-                .copied()
-                .filter(|word| {
-                    let ours = key(word);
-                    if useless.contains(word) {
-                        return false;
-                    }
-                    ADD_UP.contains(&ours) || !keys.iter().any(|set| same_key(set, ours))
-                });
+            let keys: Vec<&str> = options(text).map(|(key, _)| key).collect();
+            let is_set = |wanted| keys.iter().any(|key| same_key(key, wanted));
+            let ours = DEFAULT_CMDLINE.iter().chain(advice).copied();
+            let ours = ours.filter(|word| !useless.contains(word)).filter(|word| {
+                let key = word.split_once('=').map_or(*word, |(key, _)| key);
+                ADD_UP.contains(&key) || !is_set(key)
+            });
             let text = text.trim();
             ours.chain((!text.is_empty()).then_some(text))
                 .collect::<Vec<_>>()
@@ -107,20 +102,53 @@ pub(super) fn write_cmdline(
         .map_err(|source| memory_error("command line", source))
 }
 
-/// The values that `cmdline` gives to `key`, in order; a word without `=` gives "".
+/// Whether `cmdline` sets `wanted` as the kernel reads it, with a value or without.
+pub fn has_key(cmdline: &str, wanted: &str) -> bool {
+    options(cmdline).any(|(key, _)| same_key(key, wanted))
+}
+
+/// Whether `cmdline` gives `wanted` a value (`key=…`, be it empty) as the kernel reads it.
+pub fn has_value(cmdline: &str, wanted: &str) -> bool {
+    options(cmdline).any(|(key, value)| same_key(key, wanted) && value.is_some())
+}
+
+/// The values that `cmdline` gives to `wanted`, in order; a word without `=` gives "".
 pub(super) fn values<'a>(cmdline: &'a str, wanted: &str) -> Vec<&'a str> {
-    kernel_words(cmdline)
-        .into_iter()
-        .map(|word| word.trim_matches('"'))
-        .map(|word| word.split_once('=').unwrap_or((word, "")))
+    options(cmdline)
         .filter(|(key, _)| same_key(key, wanted))
-        .map(|(_, value)| value)
+        .map(|(_, value)| value.unwrap_or_default())
         .collect()
+}
+
+/// Whether ACPI is switched off: Linux goes by the last word that switches it off or on.
+pub fn acpi_is_off(cmdline: &str) -> bool {
+    values(cmdline, "acpi")
+        .into_iter()
+        .rfind(|value| matches!(*value, "off" | "force"))
+        == Some("off")
+}
+
+/// Whether `word` stands anywhere in `cmdline`, behind `--` or in quotes too, with spaces
+/// round it: so do those read it that know nothing of the kernel's parameters, Linux's
+/// decompressor (`cmdline_find_option_bool`) and programs in the guest.
+pub fn has_word(cmdline: &str, word: &str) -> bool {
+    cmdline.split(|c: char| c <= ' ').any(|given| given == word)
+}
+
+/// What the kernel itself looks at: keys with their values, out of their quotes.
+fn options(text: &str) -> impl Iterator<Item = (&str, Option<&str>)> {
+    kernel_words(text).map(|word| {
+        let word = word.trim_matches('"');
+        match word.split_once('=') {
+            Some((key, value)) => (key, Some(value.trim_matches('"'))),
+            None => (word, None),
+        }
+    })
 }
 
 /// The words the kernel itself looks at: spaces part them except in double
 /// quotes, and those behind `--` are for init.
-fn kernel_words(text: &str) -> Vec<&str> {
+fn kernel_words(text: &str) -> impl Iterator<Item = &str> {
     let mut quoted = false;
     text.split(move |c: char| {
         quoted ^= c == '"';
@@ -128,13 +156,6 @@ fn kernel_words(text: &str) -> Vec<&str> {
     })
     .filter(|word| !word.is_empty())
     .take_while(|word| *word != "--")
-    .collect()
-}
-
-/// The part of a word before its value.
-fn key(word: &str) -> &str {
-    let word = word.trim_start_matches('"');
-    word.split_once('=').map_or(word, |(key, _)| key)
 }
 
 /// The kernel takes `-` and `_` in a key for the same.
@@ -175,6 +196,43 @@ mod tests {
     fn words_for_init_or_in_quotes_set_nothing() {
         let user = UserCmdline::Extend("dyndbg=\"file x panic=1\" -- panic=2");
         assert!(build_cmdline(user, &[], &[]).contains("panic=-1"));
+    }
+
+    #[test]
+    fn keys_are_the_kernels_and_words_are_anybodys() {
+        let line = "quiet \"dyndbg=file x +p\" a-b=\"c d\" root= ip\tx=1 -- init=2 shell";
+        assert_eq!(values(line, "dyndbg"), ["file x +p"]);
+        assert_eq!(values(line, "a_b"), ["c d"]);
+        for (key, is_there, with_value) in [
+            ("quiet", true, false),
+            ("root", true, true),
+            ("ip", true, false),
+            ("x", true, true),
+            ("file", false, false),
+            ("init", false, false),
+        ] {
+            assert_eq!(has_key(line, key), is_there, "{key}");
+            assert_eq!(has_value(line, key), with_value, "{key}");
+        }
+        for word in ["quiet", "x", "ip", "x=1", "shell", "--"] {
+            assert!(has_word(line, word), "{word}");
+        }
+        for part in ["roo", "root", "dyndbg", "init", "hell"] {
+            assert!(!has_word(line, part), "{part}");
+        }
+    }
+
+    #[test]
+    fn the_last_word_on_acpi_holds() {
+        for (line, is_off) in [
+            ("", false),
+            ("acpi=off", true),
+            ("acpi=off acpi=strict", true),
+            ("acpi=off acpi=force", false),
+            ("quiet -- acpi=off", false),
+        ] {
+            assert_eq!(acpi_is_off(line), is_off, "{line}");
+        }
     }
 
     #[test]

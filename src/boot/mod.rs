@@ -34,7 +34,10 @@ pub mod virtio_mmio;
 use std::ops::Range;
 
 pub use cache::PayloadCache;
-pub use cmdline::{DEFAULT_CMDLINE, UserCmdline, build_cmdline, check_cmdline};
+pub use cmdline::{
+    DEFAULT_CMDLINE, UserCmdline, acpi_is_off, build_cmdline, check_cmdline, has_key, has_value,
+    has_word,
+};
 pub use error::{BootError, FileRole};
 pub use initrd::Initrd;
 pub use kaslr::{Kaslr, KernelShift, RelocationError};

@@ -14,7 +14,7 @@
 //! kernel whose driver is a module holds neither, and all of those that
 //! distributions make have ACPI.
 
-use super::cmdline::values;
+use super::cmdline::{acpi_is_off, values};
 use super::error::BootError;
 use super::kernel::Kernel;
 use crate::memory::layout::{VIRTIO_MMIO_SIZE, virtio_mmio_slot};
@@ -63,14 +63,6 @@ pub fn with_words(cmdline: &str, devices: usize) -> String {
     });
     let rest = (!cmdline.is_empty()).then(|| cmdline.to_owned());
     words.chain(rest).collect::<Vec<_>>().join(" ")
-}
-
-/// Linux goes by the last word that switches ACPI off or on.
-fn acpi_is_off(cmdline: &str) -> bool {
-    values(cmdline, "acpi")
-        .into_iter()
-        .rfind(|value| matches!(*value, "off" | "force"))
-        == Some("off")
 }
 
 fn needs_words(kernel: &Kernel) -> Result<bool, BootError> {

@@ -25,6 +25,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::boot;
+
 pub use cpus::CpusConfig;
 pub use disk::{Aio, Backing, Cache, DiskConfig, DiskFormat};
 pub use error::ConfigError;
@@ -226,19 +228,14 @@ pub struct CmdlineConfig {
 }
 
 impl CmdlineConfig {
-    /// Whether `word` is one of the space-separated words of the text.
+    /// Whether `word` is one of the space-separated words of the text, the kernel's or init's.
     pub fn has_word(&self, word: &str) -> bool {
-        self.text
-            .split_ascii_whitespace()
-            .any(|given| given == word)
+        boot::has_word(&self.text, word)
     }
 
-    /// Whether the text gives `key` a value (`key=…`).
+    /// Whether the text gives the kernel's `key` a value (`key=…`).
     pub fn has_key(&self, key: &str) -> bool {
-        self.text
-            .split_ascii_whitespace()
-            .filter_map(|given| given.split_once('='))
-            .any(|(given, _)| given == key)
+        boot::has_value(&self.text, key)
     }
 }
 

@@ -261,7 +261,8 @@ pub fn build(
     let device_count = devices.len();
     let transports = Transports::new(config.transport, devices, &ram, &interrupts, &doorbells)?;
     let writer = hardware.console.writer();
-    let buses = super::devices::build(&interrupts, &lifecycle, writer, ram.size(), transports)?;
+    let rtc = hardware.rtc.clone();
+    let buses = super::devices::build(&interrupts, &lifecycle, writer, rtc, transports)?;
 
     let acpi_config = acpi::AcpiConfig {
         cpus: config.cpus.count(),

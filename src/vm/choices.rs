@@ -37,19 +37,13 @@ pub fn level(choice: CpuModel) -> Option<Level> {
 /// it, need a PIC and a PIT; those told to do without kvmclock measure the TSC against
 /// the PIT, and count its ticks until they have.
 pub fn irqchip_mode(choice: Irqchip, cmdline: &str) -> IrqchipMode {
-    const NEEDS_PIC: [&str; 5] = [
-        "noapic",
-        "nolapic",
-        "acpi=off",
-        "disableapic",
-        "no-kvmclock",
-    ];
+    const NEEDS_PIC: [&str; 4] = ["noapic", "nolapic", "disableapic", "no-kvmclock"];
     match choice {
         Irqchip::Split => IrqchipMode::Split,
         Irqchip::Kernel => IrqchipMode::Kernel,
         Irqchip::Auto => {
-            let mut words = cmdline.split_ascii_whitespace();
-            if words.any(|word| NEEDS_PIC.contains(&word)) {
+            let is_told = NEEDS_PIC.iter().any(|key| boot::has_key(cmdline, key));
+            if is_told || boot::acpi_is_off(cmdline) {
                 IrqchipMode::Kernel
             } else {
                 IrqchipMode::Split
@@ -69,6 +63,16 @@ mod tests {
         assert_eq!(auto("console=ttyS0 noapic"), IrqchipMode::Kernel);
         assert_eq!(auto("acpi=off quiet"), IrqchipMode::Kernel);
         assert_eq!(auto("no-kvmclock"), IrqchipMode::Kernel);
+        // As Linux reads them: `-` is `_`, and a value is no matter to a switch.
+        assert_eq!(auto("no_kvmclock"), IrqchipMode::Kernel);
+        assert_eq!(auto("noapic=1"), IrqchipMode::Kernel);
+        assert_eq!(auto("acpi=\"off\""), IrqchipMode::Kernel);
+        // The last word on ACPI holds, and what is for init is no word on anything.
+        assert_eq!(auto("acpi=off acpi=force"), IrqchipMode::Split);
+        assert_eq!(auto("acpi=force acpi=off"), IrqchipMode::Kernel);
+        assert_eq!(auto("quiet -- noapic acpi=off"), IrqchipMode::Split);
+        assert_eq!(auto("noapictimer nolapic_timer"), IrqchipMode::Split);
+        assert_eq!(auto("dyndbg=\"file x noapic\""), IrqchipMode::Split);
         assert_eq!(irqchip_mode(Irqchip::Split, "noapic"), IrqchipMode::Split);
         assert_eq!(irqchip_mode(Irqchip::Kernel, ""), IrqchipMode::Kernel);
     }

@@ -1,4 +1,5 @@
-//! The devices of the machine, built from their reset state and put on the buses.
+//! The devices of the machine, built from their reset state and put on the buses, beside
+//! those that stay from machine to machine.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +10,7 @@ use crate::console::OutputWriter;
 use crate::devices::acpi_power::{self, AcpiPower, AcpiPowerState};
 use crate::devices::boot_timer::{self, BootTimer, BootTimerState};
 use crate::devices::bus::{Bus, BusError};
-use crate::devices::cmos_rtc::{self, CmosRtc, CmosRtcState, host_clock};
+use crate::devices::cmos_rtc::{self, CmosRtc};
 use crate::devices::debug_exit::{self, DebugExit, DebugExitState};
 use crate::devices::i8042::{self, I8042, I8042State};
 use crate::devices::pvpanic::{self, Pvpanic, PvpanicState};
@@ -50,7 +51,7 @@ pub fn build(
     interrupts: &Interrupts,
     lifecycle: &Arc<Lifecycle>,
     output: OutputWriter,
-    memory: u64,
+    rtc: Arc<Mutex<CmosRtc>>,
     virtio: Transports,
 ) -> Result<Buses, BuildError> {
     let serial = Arc::new(Mutex::new(serial_port(interrupts, lifecycle, output)));
@@ -64,7 +65,7 @@ pub fn build(
         serial,
         power,
     };
-    let mut pio = port_bus(&panel, memory)?;
+    let mut pio = port_bus(&panel, rtc)?;
     let mut mmio = Bus::new();
     if let Some(ioapic) = interrupts.ioapic() {
         mmio.insert(layout::IOAPIC_ADDR, layout::IOAPIC_SIZE, ioapic)?;
@@ -93,7 +94,7 @@ fn serial_port(interrupts: &Interrupts, lifecycle: &Lifecycle, output: OutputWri
 }
 
 /// The ports of a PC that this machine has.
-fn port_bus(panel: &Panel, memory: u64) -> Result<Bus, BusError> {
+fn port_bus(panel: &Panel, rtc: Arc<Mutex<CmosRtc>>) -> Result<Bus, BusError> {
     let events = || -> Arc<dyn EventSink> { panel.lifecycle.clone() };
     let mut bus = Bus::new();
     let mut add = |port: u16, len: u64, device: Arc<Mutex<dyn BusDevice>>| {
@@ -105,14 +106,7 @@ fn port_bus(panel: &Panel, memory: u64) -> Result<Bus, BusError> {
         i8042::LEN,
         shared(I8042::from_state(I8042State::default(), events())),
     )?;
-    add(
-        layout::PORT_CMOS,
-        cmos_rtc::LEN,
-        shared(CmosRtc::from_state(
-            CmosRtcState::for_memory(memory),
-            host_clock(),
-        )),
-    )?;
+    add(layout::PORT_CMOS, cmos_rtc::LEN, rtc)?;
     add(
         layout::PORT_DEBUG_EXIT,
         debug_exit::LEN,

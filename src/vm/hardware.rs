@@ -1,11 +1,11 @@
-//! What stays when the guest resets itself: memory, disks, networks, and the far side
-//! of the serial port.
+//! What stays when the guest resets itself: memory, disks, networks, what the RTC's
+//! battery keeps, and the far side of the serial port.
 //!
 //! They are made once. Each start of the guest has a machine of its own, built round
 //! them ([`builder::build`](super::builder::build)): KVM's VM, vCPUs, interrupt
-//! controllers and the PC's devices in their reset state.
+//! controllers and the PC's other devices in their reset state.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::builder::Inputs;
@@ -18,6 +18,7 @@ use super::report::{DiskReport, NetReport, millis};
 use super::virtio::{self, Devices};
 use crate::config::VmConfig;
 use crate::console::{Console, ConsoleEnd, Finished, Input, Patience};
+use crate::devices::cmos_rtc::{CmosRtc, CmosRtcState, host_clock};
 use crate::devices::virtio::lent::Kept;
 use crate::memory::GuestRam;
 
@@ -27,6 +28,8 @@ pub struct Hardware {
     pub ram: GuestRam,
     /// The virtio devices, in the order in which the guest finds them.
     pub(super) devices: Vec<Kept>,
+    /// The CMOS RAM and clock.
+    pub(super) rtc: Arc<Mutex<CmosRtc>>,
     /// Where the serial port's output goes.
     pub(super) console: ConsoleEnd,
     pub(super) history: Arc<History>,
@@ -67,9 +70,11 @@ impl Hardware {
             disk_counters,
             nets,
         } = virtio::make_devices(inputs.take_disks(), inputs.take_nets(), config.rng, &ram)?;
+        let rtc = CmosRtc::from_state(CmosRtcState::for_memory(ram.size()), host_clock());
         Ok(Self {
             ram,
             devices,
+            rtc: Arc::new(Mutex::new(rtc)),
             console,
             history: Arc::new(history),
             disks: disk_counters,
@@ -107,12 +112,14 @@ impl Hardware {
     }
 
     /// Back to what a machine that was just switched on finds: devices that no driver
-    /// has touched, memory full of zeros. No vCPU of the machine before may run any more.
+    /// has touched, memory full of zeros. The RTC's battery is not taken out. No vCPU of the machine before may run any more.
     ///
     /// # Errors
     /// [`BuildError::Memory`] where the host does not take the memory back.
     pub fn reset(&self) -> Result<(), BuildError> {
         self.devices.iter().for_each(Kept::reset);
+        let mut rtc = self.rtc.lock().unwrap_or_else(PoisonError::into_inner);
+        rtc.reset(self.ram.size());
         Ok(self.ram.clear()?)
     }
 

@@ -1,6 +1,7 @@
 //! `--reboot`: the guest resets itself and finds the machine as it was when it was
 //! switched on, with its disks and networks.
 
+use std::collections::HashSet;
 use std::fs;
 use std::process::Stdio;
 
@@ -97,6 +98,8 @@ fn two_hundred_reboots_leave_nothing_behind() {
         "{outcome}"
     );
     assert!(!found[0].contains("generation=0"), "{outcome}");
+    // The clock's registers as firmware sets them, and 640 KiB of base memory.
+    assert!(found[0].contains(" rtc_a=26 rtc_b=2 base=80"), "{outcome}");
 
     let held = |holdings: &Holdings| (holdings.descriptors, holdings.threads, holdings.children);
     assert_eq!(held(&settled), held(&last));
@@ -210,19 +213,20 @@ fn guest_that_does_nothing_but_reset_can_be_ended() {
 }
 
 #[test]
-fn linux_reboots_three_times_and_powers_off() {
+fn linux_reboots_three_times_to_other_addresses_and_powers_off() {
     if host_kind() == HostKind::Pvm {
         println!("four boots take a minute here; this runs on the emulated host");
         return;
     }
     let _turn = turn_to_boot();
     let disk = Disk::new();
-    let outcome = Mayfly::run(&tiny("vmlinux"))
+    let words = "quiet mayfly.kernel-address mayfly.reboots=/dev/vda,3";
+    let outcome = Mayfly::run(&tiny("bzImage"))
         .arg("--initrd")
         .arg(tiny("init.cpio"))
-        .args(["--reboot", "--memory", "64M", "--cpus", "2"])
+        .args(["--reboot", "--memory", "64M", "--cpus", "2", "--kaslr=on"])
         .args(["--disk", &disk.argument("")])
-        .args(["--cmdline", "quiet mayfly.reboots=/dev/vda,3"])
+        .args(["--cmdline", words])
         .outcome();
     outcome.ended(0, "power-off");
     for boot in 0..=3 {
@@ -230,5 +234,12 @@ fn linux_reboots_three_times_and_powers_off() {
     }
     let starts = outcome.guest().matches("mayfly-guest: kernel=").count();
     assert_eq!(starts, 4, "{outcome}");
+    // Each start draws one of some 500 addresses: four times the same is one in 10^8.
+    let guest = outcome.guest();
+    let texts = guest
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("text="));
+    assert_eq!(texts.clone().count(), 4, "{outcome}");
+    assert!(texts.collect::<HashSet<_>>().len() > 1, "{outcome}");
     assert_eq!(outcome.json()["reboots"], 3, "{outcome}");
 }

@@ -12,7 +12,9 @@
 //! ```
 //!
 //! The RTC lists no interrupt, for it raises none: drivers then offer no alarm
-//! instead of one that never rings. `LNRO0005` is what Linux knows a virtio-mmio
+//! instead of one that never rings. That holds without a PIC; where the MADT tells of one,
+//! Linux's `rtc-cmos` takes IRQ 8 for a missing entry, and its alarm does not ring.
+//! `LNRO0005` is what Linux knows a virtio-mmio
 //! device by; there are as many as the machine has, mostly none. `ADDR` is no method, as
 //! elsewhere, but the package that it would return; drivers cannot tell. [`pci`] adds the
 //! PCI root.

@@ -133,7 +133,8 @@ impl Move {
 impl Situation<'_> {
     /// The kernel's relocation table, or why there is no use in it.
     fn relocations(&self) -> Result<Result<Relocations, &'static str>, BootError> {
-        if !cmdline::values(self.cmdline, "nokaslr").is_empty() {
+        // Linux reads this one in the decompressor, and from then on a flag of the zero page.
+        if cmdline::has_word(self.cmdline, "nokaslr") {
             return Ok(Err("the kernel command line says nokaslr"));
         }
         if self.protocol == BootProtocol::Pvh {
@@ -152,18 +153,30 @@ impl Situation<'_> {
     }
 
     /// End of the RAM to draw the physical address from (exclusive). Where the command
-    /// line says which RAM there is, or what lies where in it, the kernel is not moved
-    /// into the way of that.
+    /// line says which RAM there is, what lies where in it, or that large pieces of it
+    /// are wanted whole, the kernel is not moved into the way of that.
     fn physical_end(&self) -> u64 {
-        let values = |key| cmdline::values(self.cmdline, key);
-        let crash_kernel_has_place = values("crashkernel")
+        let has = |key| cmdline::has_key(self.cmdline, key);
+        let crash_kernel_has_place = cmdline::values(self.cmdline, "crashkernel")
             .iter()
             .any(|value| value.contains('@'));
-        if values("mem").is_empty() && values("memmap").is_empty() && !crash_kernel_has_place {
-            self.ram_end
-        } else {
+        let places_memory =
+            has("mem") || has("memmap") || crash_kernel_has_place || self.wants_gib_pages();
+        if places_memory {
             self.linked.end
+        } else {
+            self.ram_end
         }
+    }
+
+    /// Whether the kernel is to take huge pages of 1 GiB, which it does when it starts,
+    /// out of whole aligned GiB: one in which it lies itself is none. There are two sizes;
+    /// what is not plainly the other one counts.
+    fn wants_gib_pages(&self) -> bool {
+        let is_large = |size: &&str| !size.eq_ignore_ascii_case("2M");
+        let names_large = |key| cmdline::values(self.cmdline, key).iter().any(is_large);
+        cmdline::has_key(self.cmdline, "hugepages")
+            && (names_large("hugepagesz") || names_large("default_hugepagesz"))
     }
 }
 

@@ -68,8 +68,8 @@ pub fn host_clock() -> HostClock {
     Box::new(move || since_1970().unwrap_or_default())
 }
 
-/// Everything the chip remembers. The default is the state after reset, of a
-/// machine whose memory size the CMOS RAM does not tell.
+/// Everything the chip remembers. The default is the state in a new machine, whose
+/// memory size the CMOS RAM does not tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CmosRtcState {
     /// Index of the byte behind the data port.
@@ -100,8 +100,15 @@ impl Default for CmosRtcState {
 }
 
 impl CmosRtcState {
-    /// The state after reset of a machine with `size` bytes of memory.
+    /// The state of a new machine with `size` bytes of memory.
     pub fn for_memory(size: u64) -> Self {
+        let mut state = Self::default();
+        state.tell_memory(size);
+        state
+    }
+
+    /// Puts the size of memory, in bytes, where firmware does.
+    fn tell_memory(&mut self, size: u64) {
         let ranges = ram_ranges(size);
         let high: u64 = ranges
             .iter()
@@ -114,13 +121,11 @@ impl CmosRtcState {
         let above_16_mib = (low.saturating_sub(16 << 20) >> 16).min(0xffff);
         let above_4_gib = (high >> 16).min(0xff_ffff);
 
-        let mut state = Self::default();
-        state.store(&[0x15, 0x16], base_kib);
-        state.store(&[0x17, 0x18], extended_kib);
-        state.store(&[0x30, 0x31], extended_kib);
-        state.store(&[0x34, 0x35], above_16_mib);
-        state.store(&[0x5b, 0x5c, 0x5d], above_4_gib);
-        state
+        self.store(&[0x15, 0x16], base_kib);
+        self.store(&[0x17, 0x18], extended_kib);
+        self.store(&[0x30, 0x31], extended_kib);
+        self.store(&[0x34, 0x35], above_16_mib);
+        self.store(&[0x5b, 0x5c, 0x5d], above_4_gib);
     }
 
     /// Stores a little-endian number at these indices.
@@ -150,6 +155,16 @@ impl CmosRtc {
     /// The state to save.
     pub fn state(&self) -> CmosRtcState {
         self.state.clone()
+    }
+
+    /// What a reset of the machine, which has `memory` bytes of it, does: the battery keeps
+    /// the RAM and the time, and firmware sets the control registers and the size of memory.
+    pub fn reset(&mut self, memory: u64) {
+        // That lets the clock go on, if it was being set, from there.
+        self.write_register_b(B_24_HOURS);
+        self.state.register_a = A_RESET;
+        self.state.index = 0;
+        self.state.tell_memory(memory);
     }
 
     /// The date and time that the registers show.

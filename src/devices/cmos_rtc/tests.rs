@@ -191,6 +191,43 @@ fn a_rebuilt_clock_keeps_the_guests_time() {
 }
 
 #[test]
+fn a_reset_leaves_what_the_battery_keeps() {
+    let host = Host::at(FRIDAY);
+    let mut rtc = CmosRtc::from_state(CmosRtcState::for_memory(64 << 20), host.clock());
+    let memory_size = rtc.state().ram[0x15..0x19].to_vec();
+    for (index, value) in [(0x15, 0xee), (0x18, 0xee), (0x7f, 0x5a), (YEAR, 0x42)] {
+        write(&mut rtc, index, value);
+    }
+    write(&mut rtc, REGISTER_A, 0x2f);
+    write(&mut rtc, REGISTER_B, B_BINARY);
+    host.advance(61_000);
+    rtc.reset(64 << 20);
+    let mut index = [0xff];
+    rtc.read(1, &mut index);
+    assert_eq!(index, [0x31], "index 0, of the seconds");
+    assert_eq!(read(&mut rtc, REGISTER_A), A_RESET);
+    assert_eq!(read(&mut rtc, REGISTER_B), B_24_HOURS);
+    assert_eq!(time(&mut rtc)[..4], [0x20, 0x42, 0x02, 0x13]);
+    assert_eq!(time(&mut rtc)[5..], [0x23, 0x32, 0x31]);
+    assert_eq!(read(&mut rtc, 0x7f), 0x5a);
+    assert_eq!(rtc.state().ram[0x15..0x19], memory_size);
+}
+
+#[test]
+fn a_reset_lets_a_clock_go_on_that_was_being_set() {
+    for (month, expected) in [(0x03, 0x03), (0x13, 0x02)] {
+        let host = Host::at(FRIDAY);
+        let mut rtc = rtc(&host);
+        write(&mut rtc, REGISTER_B, B_SET | B_24_HOURS);
+        write(&mut rtc, MONTH, month);
+        rtc.reset(64 << 20);
+        host.advance(60_000);
+        assert_eq!(read(&mut rtc, MONTH), expected);
+        assert_eq!(read(&mut rtc, MINUTES), 0x32);
+    }
+}
+
+#[test]
 fn a_strange_state_does_no_harm() {
     let state = CmosRtcState {
         index: 0xff,
