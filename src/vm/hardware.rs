@@ -112,7 +112,8 @@ impl Hardware {
     }
 
     /// Back to what a machine that was just switched on finds: devices that no driver
-    /// has touched, memory full of zeros. The RTC's battery is not taken out. No vCPU of the machine before may run any more.
+    /// has touched, memory full of zeros. The RTC's battery is not taken out. No vCPU of
+    /// the machine before may run any more.
     ///
     /// # Errors
     /// [`BuildError::Memory`] where the host does not take the memory back.
