@@ -84,6 +84,7 @@ main:
     cmpb $0, 0x1e8(%rbx)
     CHECK_IF ne, "e820 entries"
     call newline
+    call check_seed
 
     call check_acpi
     call walk_memory_map
@@ -97,6 +98,30 @@ main:
     mov $0xd0000000, %eax
     cmpl $-1, (%rax)
     CHECK "the PCI hole is mapped and empty"
+9:  ret
+
+/* The seed for the kernel's random generator, of which the first word is told: a node
+ * (next, type, length, data) of the list that starts in hdr.setup_data. */
+check_seed:
+    mov 0x250(%rbx), %r12
+    mov $16, %r13d              /* nodes at most */
+1:  test %r12, %r12
+    jz 2f
+    cmpl $9, 8(%r12)            /* SETUP_RNG_SEED */
+    je 2f
+    mov (%r12), %r12
+    dec %r13d
+    jnz 1b
+    xor %r12d, %r12d
+2:  test %r12, %r12
+    CHECK_IF ne, "setup_data has a random seed"
+    test %r12, %r12
+    jz 9f
+    cmpl $32, 12(%r12)
+    CHECK "the seed's length"
+    mov 16(%r12), %rax
+    FACT "seed", %rax
+    call newline
 9:  ret
 
 each_range:

@@ -125,7 +125,7 @@ fn host_tsc() -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+mod kvm_tests {
     use std::thread::sleep;
     use std::time::{Duration, Instant};
 

@@ -3,10 +3,11 @@
 //! The same kernel is started in turn as a vmlinux, as a compressed image whose
 //! payload Mayfly has unpacked before, where it was linked for and at a random address
 //! (if it has relocation data), and as an image that Mayfly has never seen.
-//! `cargo bench --bench kernel_image` does so with the tiny guest, and with each
+//! `cargo bench --bench kernel_image` does so with the tiny guest, with Debian's generic
+//! kernel if it is run by root, who alone can install it, and with each
 //! vmlinuz named behind `--`; a number there is the number of rounds:
 //! `cargo bench --bench kernel_image -- 50 /boot/vmlinuz`. docs/decisions.md has
-//! the results.
+//! the results. It fails if a random address costs more than it may.
 
 #[path = "../integration/common/built.rs"]
 mod built;
@@ -29,6 +30,9 @@ use tempfile::TempDir;
 
 /// Rounds of all variants, unless the command line gives another number.
 const ROUNDS: usize = 30;
+/// What a random address may add to the loading of any kernel, in milliseconds of
+/// processor time.
+const KASLR_LIMIT: f64 = 5.0;
 /// The guest is stopped this long after its start: nobody waits for its end.
 const GUEST: Duration = Duration::from_millis(10);
 /// Pause before each start, in which the host finishes what the last machine
@@ -52,6 +56,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         "", "to the first instruction", "of the process"
     );
     compare(&tiny::tiny("bzImage"), Some(&tiny::tiny("vmlinux")), rounds)?;
+    // The kernel with the most relocations: it has drivers for every machine.
+    if rustix::process::geteuid().is_root() {
+        let kernels = built::built_by("debian/root.sh --all-kernels");
+        compare(&kernels.join("generic/vmlinuz"), None, rounds)?;
+    } else {
+        println!("without Debian's generic kernel, which only root can install");
+    }
     for path in arguments
         .iter()
         .filter(|path| path.parse::<usize>().is_err())
@@ -100,6 +111,12 @@ fn compare(packed: &Path, vmlinux: Option<&Path>, rounds: usize) -> Result<(), B
         "  loading it: {:.2} ms of processor time at least, {:.2} with KASLR",
         least[0], least[1]
     );
+    let cost = least[1] - least[0];
+    if cost > KASLR_LIMIT {
+        let file = packed.display();
+        let told = format!("KASLR costs {cost:.2} ms for {file}, more than {KASLR_LIMIT}");
+        return Err(told.into());
+    }
     Ok(())
 }
 

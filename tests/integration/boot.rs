@@ -29,6 +29,9 @@ fn linux_boot_protocol_keeps_its_promises() {
     let command_line = outcome.line("cmdline: ");
     assert!(command_line.contains("console=ttyS0"), "{outcome}");
     assert!(command_line.ends_with("bare.word=1"), "{outcome}");
+    // Another one each time.
+    let next = Mayfly::bare("boot_linux64").outcome();
+    assert_ne!(outcome.fact("seed"), next.fact("seed"), "{outcome}");
 }
 
 #[test]

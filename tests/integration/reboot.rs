@@ -20,6 +20,8 @@ use crate::common::{HostKind, Mayfly, host_kind};
 const SETTLED: u32 = 10;
 /// What the heap may still do after that, in KiB.
 const HEAP_KIB: u64 = 256;
+/// Mappings that it may still make.
+const MAPPINGS: usize = 4;
 
 /// A disk full of zeros, on which guests count their boots.
 struct Disk {
@@ -103,6 +105,10 @@ fn two_hundred_reboots_leave_nothing_behind() {
 
     let held = |holdings: &Holdings| (holdings.descriptors, holdings.threads, holdings.children);
     assert_eq!(held(&settled), held(&last));
+    assert!(
+        last.mappings <= settled.mappings + MAPPINGS,
+        "{settled:?}, then {last:?}"
+    );
     assert!(
         last.resident_kib <= settled.resident_kib + HEAP_KIB,
         "{settled:?}, then {last:?}"

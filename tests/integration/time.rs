@@ -150,31 +150,45 @@ impl Drop for Load {
     }
 }
 
+/// Seconds from the first reading to the next ones. What a reading may be wrong by is the
+/// same after each, and less of a longer one: the first that tells is enough.
+const SPANS: [u64; 3] = [2, 8, 30];
+
 #[test]
 fn clocks_drift_less_than_a_millisecond_a_second_on_a_loaded_host() {
     let mut teller = Teller::start();
     let soon = || Instant::now() + Duration::from_millis(700);
     let before = teller.ask(100_000, soon());
-    // Between the readings, so that these are as exact as they can be.
-    let load = Load::new();
-    thread::sleep(Duration::from_millis(2000));
-    drop(load);
-    let after = teller.ask(100_000, soon());
-    teller.finish();
-    // The least time between a first and a second reading.
-    let seconds = 2.0;
-    for (name, (before, after)) in ["kvmclock", "TSC"].iter().zip(before.iter().zip(after)) {
-        let least = after.least.saturating_sub(before.most);
-        let most = after.most.saturating_sub(before.least);
-        println!("{name} has gained {least} to {most} ns on the host in {seconds} s or more");
-        if name == &"TSC" && !tsc_is_trusted() {
-            println!("of which this host's kernel does not know the frequency");
-            continue;
+    let origin = Instant::now();
+    let mut told = String::new();
+    for seconds in SPANS {
+        // Not during the readings, so that these are as exact as they can be.
+        let load = Load::new();
+        thread::sleep(Duration::from_secs(seconds).saturating_sub(origin.elapsed()));
+        drop(load);
+        let after = teller.ask(100_000, soon());
+        // A clock has gained something from `least` to `most`. All of that has to be
+        // allowed: a reading that says little proves nothing.
+        let allowed = i64::try_from(seconds).expect("a few") * 1_000_000;
+        let mut kept = true;
+        for (name, (before, after)) in ["kvmclock", "TSC"].iter().zip(before.iter().zip(after)) {
+            let least = after.least.saturating_sub(before.most);
+            let most = after.most.saturating_sub(before.least);
+            told += &format!("{name} has gained {least} to {most} ns on the host in {seconds} s\n");
+            if name == &"TSC" && !tsc_is_trusted() {
+                told += "of which this host's kernel does not know the frequency\n";
+                continue;
+            }
+            // Both of both: of a clock that runs wild they may contradict each other.
+            let bound = -allowed..=allowed;
+            kept &= bound.contains(&least) && bound.contains(&most);
         }
-        let allowed = (seconds * 1e6) as i64;
-        assert!(least <= allowed, "{name} is fast: {before:?}, {after:?}");
-        assert!(most >= -allowed, "{name} is slow: {before:?}, {after:?}");
+        if kept {
+            print!("{told}");
+            return teller.finish();
+        }
     }
+    panic!("a clock drifts by a millisecond a second, or its drift is not to be told:\n{told}");
 }
 
 #[test]

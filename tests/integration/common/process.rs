@@ -2,7 +2,7 @@
 
 use std::fs;
 
-/// Descriptors, threads, children and memory of a process at one moment.
+/// Descriptors, threads, children, mappings and memory of a process at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holdings {
     /// Open descriptors.
@@ -11,6 +11,9 @@ pub struct Holdings {
     pub threads: usize,
     /// Processes that it has started and that it has not waited for.
     pub children: usize,
+    /// Mappings: lines of `/proc/ID/maps`. A vCPU's `kvm_run` is one, and keeps its whole VM
+    /// in the host's kernel though no descriptor is left of it.
+    pub mappings: usize,
     /// Resident anonymous memory in KiB: pages of files come and go as the host likes.
     pub resident_kib: u64,
 }
@@ -22,7 +25,11 @@ impl Holdings {
             let folder = format!("/proc/{id}/{folder}");
             fs::read_dir(&folder).expect(&folder).count()
         };
-        let status = fs::read_to_string(format!("/proc/{id}/status")).expect("its status");
+        let read = |name: &str| {
+            let file = format!("/proc/{id}/{name}");
+            fs::read_to_string(&file).expect(&file)
+        };
+        let status = read("status");
         let resident = status
             .lines()
             .find_map(|line| line.strip_prefix("RssAnon:"));
@@ -31,6 +38,7 @@ impl Holdings {
             descriptors: entries("fd"),
             threads: entries("task"),
             children: children(id),
+            mappings: read("maps").lines().count(),
             resident_kib: resident.trim().parse().expect("a number of KiB"),
         }
     }

@@ -70,7 +70,11 @@ fn comes_to_its_prompt(files: &Path, name: &str, end: End) {
     println!("{name}: {:?} with the host's own start", outcome.elapsed);
     // The name is the disk's /etc/hostname.
     assert!(output.contains("mayfly login:"), "{output}");
-    warnings::are_explained(&warnings::told_on_the_console(&output));
+    let boot = warnings::Boot {
+        kernel: name,
+        has_device: true,
+    };
+    warnings::are_explained(boot, &warnings::told_on_the_console(&output));
     let json: Value = serde_json::from_str(output.lines().last().unwrap_or_default())
         .unwrap_or_else(|error| panic!("the last line is not JSON ({error}): {output}"));
     let (status, reason) = match end {

@@ -8,11 +8,12 @@ use super::machine::EmulatedHost;
 use super::{environment, host_files, mayfly_root};
 
 /// The tests of shares with version 2, as the host has it mounted, then with version 1,
-/// for which version 2 must have let go of the controller.
+/// for which version 2 must have let go of the controller. Weights are measured over 30 s with
+/// version 2, and with version 1 for as long as it takes to tell them.
 const SCRIPT: &str = r#"
     set -e
     suite=$1
-    MAYFLY_CGROUPS=2 "$suite" shares:: --skip emulated_host --nocapture
+    MAYFLY_CGROUPS=2 MAYFLY_SHARES_SECONDS=${MAYFLY_SHARES_SECONDS:-30} "$suite" shares:: --skip emulated_host --nocapture
     for left in /sys/fs/cgroup/mayfly-*/; do
         [ ! -d "$left" ] || rmdir "$left"
     done

@@ -77,7 +77,11 @@ fn debian_6_1_and_6_12_boot_unmodified() {
 fn booted_unmodified(version: &str, output: &str) {
     let facts = format!("mayfly-guest: kernel={} ", release(version));
     assert!(output.contains(&facts), "no '{facts}' in: {output}");
-    warnings::are_explained(&warnings::told_by_init(output));
+    let boot = warnings::Boot {
+        kernel: version,
+        has_device: false,
+    };
+    warnings::are_explained(boot, &warnings::told_by_init(output));
     let json = output.lines().rev().nth(1).unwrap_or_default();
     let json: Value = serde_json::from_str(json)
         .unwrap_or_else(|error| panic!("the last line is not JSON ({error}): {output}"));

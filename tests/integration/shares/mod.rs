@@ -36,8 +36,8 @@ struct Cgroups {
 }
 
 /// Those in which this process may make some at the top; none if it may not, of which the
-/// program then says the same as doctor. On the emulated host they are of the version that it was
-/// given (`MAYFLY_CGROUPS`).
+/// program then says the same as doctor. On the emulated host there are some, of the version
+/// that it was given (`MAYFLY_CGROUPS`).
 fn cgroups() -> Option<Cgroups> {
     let mounts = fs::read_to_string("/proc/mounts").expect("read the mounts");
     let of_kind = |wanted: &str, option: &str| {
@@ -48,20 +48,24 @@ fn cgroups() -> Option<Cgroups> {
         })
     };
     let version_1 = of_kind("cgroup", "cpu");
-    let found = Cgroups {
-        version_1: version_1.is_some(),
-        mount: version_1.or_else(|| of_kind("cgroup2", ""))?,
-    };
-    if let Ok(version) = std::env::var("MAYFLY_CGROUPS") {
-        let expected = version == "1";
-        assert_eq!(found.version_1, expected, "not version {version}: {mounts}");
+    let is_version_1 = version_1.is_some();
+    let mount = version_1.or_else(|| of_kind("cgroup2", ""));
+    let given = std::env::var("MAYFLY_CGROUPS").ok();
+    if let Some(version) = &given {
+        let there = mount.as_ref().map(|_| if is_version_1 { "1" } else { "2" });
+        assert_eq!(there, Some(&**version), "cgroups of: {mounts}");
     }
+    let found = Cgroups {
+        version_1: is_version_1,
+        mount: mount?,
+    };
     let probe = found.mount.join(format!("tests-{}", std::process::id()));
     // Another test may try at the same time.
     let _ = fs::create_dir(&probe);
     let permitted = probe.is_dir();
     let _ = fs::remove_dir(&probe);
     if !permitted {
+        assert_eq!(given, None, "no cgroup at the top of {mounts}");
         let told = Mayfly::bare("hello").args(["--cpu-limit", "50%"]).outcome();
         let refused = told.stderr.contains("--cpu-limit has no effect: ");
         assert_eq!(refused, doctor_says("lacking"), "{told}");
