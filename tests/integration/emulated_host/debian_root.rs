@@ -34,16 +34,19 @@ fn host_with(files: &Path, name: &str, end: End) -> (EmulatedHost, RootTree, Str
     let image = files.join("root.ext4");
     let disk = host.add_disk(&format!("file={},snapshot=on", image.display()));
     let ending = match end {
-        End::PowerButton => "kill -TERM $vm",
-        End::AtOnce => "kill -INT $vm",
+        End::PowerButton => format!("{WAIT_FOR_LOGIND}\nkill -TERM $vm"),
+        End::AtOnce => "kill -INT $vm".to_owned(),
     };
     // Warnings and what is worse go to the console.
     let script = format!(
-        "{MAYFLY} run --json --timeout 14m --cpus 2 --memory 768M --kernel {} --initrd {} \
+        "mkfifo /tmp/keyboard
+         {MAYFLY} run --json --timeout 14m --cpus 2 --memory 768M --kernel {} --initrd {} \
          --disk path={disk},format=raw --cmdline 'loglevel=5 root=/dev/vda rw' \
-         >/tmp/console 2>&1 </dev/null &
+         >/tmp/console 2>&1 </tmp/keyboard &
          vm=$!
-         until grep -q 'mayfly login:' /tmp/console || ! kill -0 $vm; do sleep 0.2; done
+         exec 3>/tmp/keyboard
+         shows() {{ until grep -q \"$1\" /tmp/console || ! kill -0 $vm; do sleep 0.2; done; }}
+         shows 'mayfly login:'
          {ending}
          wait $vm
          status=$?
@@ -54,6 +57,17 @@ fn host_with(files: &Path, name: &str, end: End) -> (EmulatedHost, RootTree, Str
     );
     (host, root, script)
 }
+
+/// Logs in and waits until systemd-logind has found the power button, whose driver is a
+/// module: a press before that is nobody's, as on any machine.
+const WAIT_FOR_LOGIND: &str = r"
+    echo root >&3
+    shows 'root@mayfly:'
+    cat >&3 <<'END'
+until journalctl -b -u systemd-logind | grep -q 'Watching system buttons'; do sleep 1; done
+echo the button is wa''tched
+END
+    shows 'the button is watched'";
 
 /// How a guest at its prompt is ended.
 #[derive(Clone, Copy)]
