@@ -20,7 +20,7 @@ use mayfly::vm::running::RunningVm;
 
 use crate::common::process::Holdings;
 use crate::common::run::{LIMIT, wait_limited};
-use crate::common::{self, HostKind, host_kind};
+use crate::common::{self, is_emulated};
 
 /// Tells this program that it is the one that does nothing else, and how often.
 const CYCLES: &str = "MAYFLY_TEST_CYCLES";
@@ -38,11 +38,7 @@ fn starts_and_ends_leave_nothing_behind() {
     if let Ok(cycles) = std::env::var(CYCLES) {
         return run_cycles(cycles.parse().expect("a number of cycles"));
     }
-    // What a vCPU costs where it is interpreted leaves room for a part of them only.
-    let cycles = match host_kind() {
-        HostKind::Hardware => "500",
-        HostKind::Pvm => "100",
-    };
+    let cycles = if is_emulated() { "150" } else { "500" };
     let program = std::env::current_exe().expect("this program's path");
     let mut child = Command::new(program)
         .args(["--exact", "--nocapture", "--test-threads=1"])

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::running::Running;
-use crate::common::{Mayfly, Outcome};
+use crate::common::{Mayfly, Outcome, is_emulated};
 
 /// The guest touches 4 MiB of its 16.
 const TOUCHED_KIB: u64 = 4 << 10;
@@ -54,11 +54,6 @@ fn status(vm: &Running, name: &str) -> u64 {
     let text = proc_file(vm, "status");
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     kib(line.expect("the line").trim_start_matches(':'))
-}
-
-/// Whether this is the emulated host, on which everything that is looked for is there.
-fn is_emulated_host() -> bool {
-    std::env::var_os("MAYFLY_EMULATED_HOST").is_some()
 }
 
 /// It ended with one line of Mayfly's, which has `text` in it: the host has not got that.
@@ -193,10 +188,10 @@ fn huge_pages_come_out_of_the_hosts_pool() {
     let free = || count("free_hugepages") - count("resv_hugepages");
     // On the emulated host they are there from the start.
     let wanted = (count("nr_hugepages") + 10).to_string();
-    let lacking = free() < 8 && !is_emulated_host();
+    let lacking = free() < 8 && !is_emulated();
     let more = lacking.then(|| Setting::change(&format!("{POOL}/nr_hugepages"), &wanted));
     let there = free() >= 8;
-    assert!(there || !is_emulated_host(), "{} pages are free", free());
+    assert!(there || !is_emulated(), "{} pages are free", free());
     for memory in ["16M,hugepages=2M", "16M,hugepages=2M,shared,lock"] {
         if !there {
             refused(&touching(memory).outcome(), "nr_hugepages");
@@ -230,7 +225,7 @@ fn a_huge_page_of_1_gib_is_all_that_a_guest_needs() {
     let free = || count("free_hugepages") - count("resv_hugepages");
     if free() == 0 {
         // Nobody finds so much in one piece when a host has run for a while.
-        assert!(!is_emulated_host(), "no page of 1 GiB is free");
+        assert!(!is_emulated(), "no page of 1 GiB is free");
         let line = match Path::new(POOL).exists() {
             true => "guest memory needs 1 huge pages of 1024 MiB",
             false => "this host has no pool of 1024 MiB huge pages",
@@ -406,7 +401,7 @@ impl Drop for LimitedGroup {
 #[test]
 fn no_more_is_taken_at_once_than_a_cgroup_has() {
     let Some(group) = LimitedGroup::new(64 << 20) else {
-        assert!(!is_emulated_host(), "no cgroup with a limit of memory");
+        assert!(!is_emulated(), "no cgroup with a limit of memory");
         return;
     };
     let script = format!(

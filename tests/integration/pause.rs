@@ -14,14 +14,14 @@ use mayfly::vm::hardware::Hardware;
 use mayfly::vm::lifecycle::Lifecycle;
 use mayfly::vm::running::RunningVm;
 
-use crate::common::{self, HostKind};
+use crate::common::{self, HostKind, is_emulated};
 
 /// Lines the guest prints; far more than it can print during the pauses, which is about a
 /// hundred on the emulated host.
 fn lines_to_print() -> usize {
-    match std::env::var_os("MAYFLY_EMULATED_HOST") {
-        Some(_) => 1_500,
-        None => 12_000,
+    match is_emulated() {
+        true => 1_500,
+        false => 12_000,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::common::peer::Peer;
 use crate::common::process::Holdings;
 use crate::common::running::Running;
 use crate::common::tiny::{tiny, turn_to_boot};
-use crate::common::{HostKind, Mayfly, host_kind};
+use crate::common::{HostKind, Mayfly, host_kind, is_emulated};
 
 /// From this boot on nothing may grow any more.
 const SETTLED: u32 = 10;
@@ -63,11 +63,7 @@ fn counting(first: u32, boots: u32, disk: &str) -> Running {
 
 #[test]
 fn two_hundred_reboots_leave_nothing_behind() {
-    // A boot takes long enough on the machine's own KVM for fewer to do there.
-    let boots = match host_kind() {
-        HostKind::Hardware => 201,
-        HostKind::Pvm => 51,
-    };
+    let boots = if is_emulated() { 51 } else { 201 };
     let disk = Disk::new();
     let mut running = counting(SETTLED, boots, &disk.argument(""));
     running.wait_for("waiting\n");

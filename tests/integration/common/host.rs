@@ -28,6 +28,13 @@ pub fn host_kind() -> HostKind {
     })
 }
 
+/// Whether this is the [emulated host](crate::emulated_host), where all that is looked for is
+/// there and everything takes long: what this machine's own KVM, whatever its kind, does at
+/// its full size is done at a smaller one there.
+pub fn is_emulated() -> bool {
+    std::env::var_os("MAYFLY_EMULATED_HOST").is_some()
+}
+
 /// Whether this host's kernel keeps time by its TSC, and so thinks it in step and its
 /// frequency right. The emulated host's does not always: QEMU on a busy machine may leave it
 /// to measure any frequency.

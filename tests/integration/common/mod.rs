@@ -19,5 +19,5 @@ pub mod tools;
 pub mod trace;
 
 pub use guests::bare;
-pub use host::{HostKind, host_kind, tsc_is_trusted};
+pub use host::{HostKind, host_kind, is_emulated, tsc_is_trusted};
 pub use run::{Mayfly, Outcome};

@@ -9,9 +9,9 @@ mod hostile;
 mod link;
 mod options;
 
-use crate::common::Mayfly;
 use crate::common::netns::{Queues, in_namespace, tap};
 use crate::common::peer::Peer;
+use crate::common::{Mayfly, is_emulated};
 
 const TAP: &str = "tap0";
 /// The bytes of net_load.inc's big segments.
@@ -20,9 +20,8 @@ const BIG: u64 = 65_214;
 /// On the emulated host one transport will do, where boots are slow and all that the
 /// other does otherwise is not the host's to find out.
 fn transports() -> impl Iterator<Item = &'static str> {
-    let emulated = std::env::var_os("MAYFLY_EMULATED_HOST").is_some();
     let both = ["pci", "mmio"];
-    both.into_iter().take(if emulated { 1 } else { 2 })
+    both.into_iter().take(if is_emulated() { 1 } else { 2 })
 }
 
 /// The bare guest `name` at the tap; `options` follow the tap's name, `words` are for
