@@ -38,7 +38,7 @@ fn starts_and_ends_leave_nothing_behind() {
     if let Ok(cycles) = std::env::var(CYCLES) {
         return run_cycles(cycles.parse().expect("a number of cycles"));
     }
-    let cycles = if is_emulated() { "150" } else { "500" };
+    let cycles = if is_emulated() { "100" } else { "500" };
     let program = std::env::current_exe().expect("this program's path");
     let mut child = Command::new(program)
         .args(["--exact", "--nocapture", "--test-threads=1"])

@@ -272,7 +272,7 @@ fn a_host_that_hangs_is_killed_and_its_output_shown() {
     let mut host = EmulatedHost::new(host_files());
     let mut failure = String::new();
     // The host has to come up first, however busy the other tests keep this machine.
-    for seconds in [20, 80, 320] {
+    for seconds in [12, 80, 320] {
         host.timeout = Duration::from_secs(seconds);
         failure = host
             .run(
