@@ -28,7 +28,7 @@ mod setup_data;
 mod symbol_table;
 mod symbols;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod virtio_mmio;
 
 use std::ops::Range;

@@ -81,7 +81,7 @@ pub(super) const ELF_ADDR: u64 = 0x20_0000;
 pub(super) const ELF_PVH: u64 = ELF_ADDR + 0x40;
 
 /// An x86-64 ELF with a note, one segment of `code`, and 0x2000 bytes of BSS.
-pub(super) fn elf(code: &[u8]) -> Vec<u8> {
+pub(crate) fn elf(code: &[u8]) -> Vec<u8> {
     const NOTE_AT: u64 = 64 + 2 * 56;
     const CODE_AT: u64 = 0x200;
     let mut image = vec![0; CODE_AT as usize];
@@ -156,7 +156,7 @@ pub(super) fn bzimage(packed: &[u8], unpacked_len: usize) -> Vec<u8> {
 }
 
 /// A file with these contents in a directory that goes away with the test.
-pub(super) fn file(contents: &[u8]) -> (tempfile::TempDir, PathBuf) {
+pub(crate) fn file(contents: &[u8]) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     std::fs::write(&path, contents).unwrap();

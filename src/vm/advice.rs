@@ -78,34 +78,20 @@ pub fn useless_words(backend: Backend, kernel: &Kernel) -> Result<Vec<&'static s
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
-    use crate::boot::{DEFAULT_CMDLINE, PayloadCache};
+    use crate::boot::{DEFAULT_CMDLINE, PayloadCache, testing};
 
-    /// An ELF file with one segment, of which only `texts` are not zero.
-    fn kernel(dir: &tempfile::TempDir, texts: &str) -> Kernel {
-        let path: PathBuf = dir.path().join("kernel");
-        let mut file = vec![0; 2 << 20];
-        let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, b"\x7fELF\x02\x01\x01");
-        put(16, &[2, 0, 62, 0, 1]);
-        put(24, &0x10_0000u64.to_le_bytes());
-        put(32, &64u64.to_le_bytes());
-        put(54, &[56, 0, 1]);
-        put(64, &[1, 0, 0, 0, 7]);
-        for (field, value) in (0..).zip([0x1000u64, 0x10_0000, 0x10_0000, 0x1f_f000, 0x1f_f000]) {
-            put(72 + 8 * field, &value.to_le_bytes());
-        }
-        put(1 << 20, texts.as_bytes());
-        std::fs::write(&path, file).unwrap();
+    /// A kernel, large enough for one, in which only `texts` are not zero.
+    fn kernel(texts: &str) -> Kernel {
+        let mut code = vec![0; 2 << 20];
+        code[1 << 20..][..texts.len()].copy_from_slice(texts.as_bytes());
+        let (_dir, path) = testing::file(&testing::elf(&code));
         Kernel::open(&path, &PayloadCache::none()).unwrap()
     }
 
     #[test]
     fn words_are_left_out_that_a_kernel_does_not_know() {
-        let dir = tempfile::tempdir().unwrap();
-        let useless = |backend, texts| useless_words(backend, &kernel(&dir, texts)).unwrap();
+        let useless = |backend, texts| useless_words(backend, &kernel(texts)).unwrap();
         let all: Vec<_> = KNOWN_BY
             .iter()
             .flat_map(|(_, words)| *words)

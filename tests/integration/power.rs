@@ -148,21 +148,9 @@ fn parent_that_has_blocked_all_signals_keeps_no_vcpu_running() {
 /// How many signals wait is counted over all of a user's processes, and limited.
 #[test]
 fn user_whose_signals_are_used_up_keeps_no_vcpu_running() {
-    let mut command = Mayfly::bare("spin")
+    let outcome = Mayfly::bare("spin")
         .args(["--timeout", "200ms"])
-        .into_command();
-    let none = libc::rlimit {
-        rlim_cur: 0,
-        rlim_max: 0,
-    };
-    // SAFETY: the call is async-signal-safe, and the limit a valid one.
-    unsafe {
-        command.pre_exec(
-            move || match libc::setrlimit(libc::RLIMIT_SIGPENDING, &raw const none) {
-                0 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
-            },
-        );
-    }
-    Running::start(command).outcome().ended(242, "timeout");
+        .under("bash", ["-c", "ulimit -i 0 && exec \"$@\"", "bash"])
+        .outcome();
+    outcome.ended(242, "timeout");
 }

@@ -76,7 +76,8 @@ enum StartError {
     Device(#[from] ActivateError),
 }
 
-/// What a driver has been told off for; once each, however often it does it again.
+/// What a driver has been told off for; once each in a machine, however often it does it
+/// again.
 #[derive(Default)]
 struct Told {
     features: bool,
